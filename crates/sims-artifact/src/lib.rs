@@ -1,0 +1,1 @@
+//! Artifact schemas, Parquet and safetensors files, digests and the content-addressed store

@@ -1,0 +1,1 @@
+//! Selects contrast pairs of chosen and rejected responses

@@ -1,0 +1,1 @@
+//! Extracts hidden states of chosen and rejected responses

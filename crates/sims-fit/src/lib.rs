@@ -1,0 +1,1 @@
+//! Fits a steering function to hidden states

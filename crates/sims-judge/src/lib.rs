@@ -1,0 +1,1 @@
+//! Compares responses pairwise with the frozen model as its own judge

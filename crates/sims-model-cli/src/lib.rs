@@ -1,0 +1,1 @@
+//! Looks at a model by hand: info, forward, generate, perplexity

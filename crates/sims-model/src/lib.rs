@@ -1,0 +1,1 @@
+//! The Llama-family decoder with hooks: config, weights, tokenizer, KV cache, generation

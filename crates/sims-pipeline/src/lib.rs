@@ -1,0 +1,1 @@
+//! The runner: pipeline files, plans, action keys, execution, published views

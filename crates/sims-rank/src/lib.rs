@@ -1,0 +1,1 @@
+//! Turns pairwise judgments into a ranking of the responses to each prompt

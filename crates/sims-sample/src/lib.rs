@@ -1,0 +1,1 @@
+//! Samples several responses a prompt from the base or the steered model

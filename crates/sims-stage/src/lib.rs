@@ -1,0 +1,1 @@
+//! The stage protocol: describe, flags, inputs and outputs, progress, summary

@@ -1,0 +1,1 @@
+//! Statistics of the loop: bootstrap, win rates, Bradley-Terry, agreement

@@ -1,0 +1,1 @@
+//! Evaluates a steering function against the base model and decides whether to accept it

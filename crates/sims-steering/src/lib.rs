@@ -1,0 +1,1 @@
+//! Steering functions: fit, apply as a hook, save and load

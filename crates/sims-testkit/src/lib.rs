@@ -1,0 +1,1 @@
+//! Fixtures and harnesses that tests share

@@ -1,0 +1,1 @@
+//! The built-in miniature world: generator, training, gold checker
