@@ -1,0 +1,291 @@
+//! Rows to Parquet and back: one writer with pinned settings, one reader that checks.
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow_array::{Array, RecordBatch};
+use arrow_schema::{DataType, Schema};
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::metadata::KeyValue;
+use parquet::file::properties::{WriterProperties, WriterVersion};
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::atomic_file::AtomicFile;
+use crate::schema::TableSchema;
+use crate::ArtifactError;
+
+/// The Parquet metadata key that names the schema.
+const SCHEMA_KEY: &str = "sims.schema";
+/// Rows a row group: fixed, since it decides the bytes.
+const ROW_GROUP_ROWS: usize = 65_536;
+
+/// A row type that is one kind of artifact.
+pub trait Table: Serialize + DeserializeOwned {
+    /// Name and version, such as `responses@1`.
+    const SCHEMA: &'static str;
+    /// Returns the full description.
+    fn schema() -> TableSchema;
+}
+
+/// Writes `rows` to `path` as Parquet, atomically.
+///
+/// The same rows always give the same bytes: settings, row-group size and creator are pinned.
+///
+/// # Errors
+/// If the file cannot be written.
+pub fn write_table<T: Table>(path: &Path, rows: &[T]) -> Result<(), ArtifactError> {
+    let fields = T::schema().fields();
+    let encode = |message: String| ArtifactError::Encode {
+        schema: T::SCHEMA,
+        message,
+    };
+    let schema = Arc::new(Schema::new(fields.clone()));
+    let properties = WriterProperties::builder()
+        .set_writer_version(WriterVersion::PARQUET_1_0)
+        .set_created_by("sims".to_owned())
+        .set_compression(Compression::ZSTD(ZstdLevel::try_new(3).map_err(|e| encode(e.to_string()))?))
+        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+        .set_key_value_metadata(Some(vec![KeyValue::new(
+            SCHEMA_KEY.to_owned(),
+            T::SCHEMA.to_owned(),
+        )]))
+        .build();
+    let mut file = AtomicFile::create(path)?;
+    {
+        let mut writer = ArrowWriter::try_new(file.file(), schema, Some(properties))
+            .map_err(|e| write_error(path, &e))?;
+        for chunk in rows.chunks(ROW_GROUP_ROWS) {
+            let batch = serde_arrow::to_record_batch(&fields, &chunk).map_err(|e| encode(e.to_string()))?;
+            writer.write(&batch).map_err(|e| write_error(path, &e))?;
+        }
+        writer.close().map_err(|e| write_error(path, &e))?;
+    }
+    file.publish()
+}
+
+/// Parquet wraps operating-system errors; this brings them back so that a full disk is named.
+fn write_error(path: &Path, error: &parquet::errors::ParquetError) -> ArtifactError {
+    let source = match error {
+        parquet::errors::ParquetError::External(inner) => inner
+            .downcast_ref::<std::io::Error>()
+            .map(|io| io.raw_os_error().map_or_else(
+                || std::io::Error::new(io.kind(), io.to_string()),
+                std::io::Error::from_raw_os_error,
+            )),
+        _ => None,
+    };
+    ArtifactError::io("write", path, source.unwrap_or_else(|| std::io::Error::other(error.to_string())))
+}
+
+/// Reads all rows of the table at `path`.
+///
+/// A file made by another tool is welcome when it has the columns (64-bit or view strings and
+/// lists included); further columns are ignored.
+///
+/// # Errors
+/// If the file is absent, cut short, of another schema, lacks a column, or has a null where a
+/// value is required; the message names file, column and row.
+pub fn read_table<T: Table>(path: &Path) -> Result<Vec<T>, ArtifactError> {
+    let reader = open(path)?;
+    check_schema_id(path, &reader, T::SCHEMA)?;
+    let wanted = T::schema();
+    let found = reader.schema().clone();
+    for column in &wanted.columns {
+        let Some((_, field)) = found.fields().find(column.name) else {
+            return Err(ArtifactError::MissingColumn {
+                path: path.to_owned(),
+                column: column.name.to_owned(),
+                schema: T::SCHEMA,
+                found: found.fields().iter().map(|f| f.name().as_str()).collect::<Vec<_>>().join(", "),
+            });
+        };
+        if !compatible(column.field.data_type(), field.data_type()) {
+            return Err(ArtifactError::Decode {
+                path: path.to_owned(),
+                schema: T::SCHEMA,
+                message: format!("column `{}` is {}, not {}", column.name, field.data_type(), column.kind),
+            });
+        }
+    }
+    let not_parquet = |message: String| ArtifactError::NotParquet {
+        path: path.to_owned(),
+        message,
+    };
+    let mut rows = Vec::new();
+    for batch in reader.build().map_err(|e| not_parquet(e.to_string()))? {
+        let batch = batch.map_err(|e| not_parquet(e.to_string()))?;
+        check_nulls(path, &batch, &wanted, rows.len(), T::SCHEMA)?;
+        let batch = project(&batch, &wanted);
+        let mut decoded: Vec<T> = serde_arrow::from_record_batch(&batch).map_err(|e| ArtifactError::Decode {
+            path: path.to_owned(),
+            schema: T::SCHEMA,
+            message: e.to_string(),
+        })?;
+        rows.append(&mut decoded);
+    }
+    Ok(rows)
+}
+
+/// Returns the schema id that the Parquet file at `path` carries, if any.
+///
+/// # Errors
+/// If the file is absent or not a whole Parquet file.
+pub fn schema_id_of(path: &Path) -> Result<Option<String>, ArtifactError> {
+    Ok(schema_id(&open(path)?))
+}
+
+type Reader = ParquetRecordBatchReaderBuilder<File>;
+
+fn open(path: &Path) -> Result<Reader, ArtifactError> {
+    let file = File::open(path).map_err(|e| ArtifactError::io("open", path, e))?;
+    ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| ArtifactError::NotParquet {
+        path: path.to_owned(),
+        message: e.to_string(),
+    })
+}
+
+fn schema_id(reader: &Reader) -> Option<String> {
+    let metadata = reader.metadata().file_metadata().key_value_metadata()?;
+    metadata.iter().find(|kv| kv.key == SCHEMA_KEY)?.value.clone()
+}
+
+fn check_schema_id(path: &Path, reader: &Reader, expected: &'static str) -> Result<(), ArtifactError> {
+    match schema_id(reader) {
+        Some(found) if found != expected => Err(ArtifactError::WrongSchema {
+            path: path.to_owned(),
+            expected,
+            found,
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a column stored as `found` can be read as `wanted`.
+fn compatible(wanted: &DataType, found: &DataType) -> bool {
+    use DataType::{
+        Boolean, Float32, Float64, Int8, Int16, Int32, Int64, LargeList, LargeUtf8, List, Struct, UInt8, UInt16,
+        UInt32, UInt64, Utf8, Utf8View,
+    };
+    match (wanted, found) {
+        (Utf8, Utf8 | LargeUtf8 | Utf8View) | (Boolean, Boolean) | (Float64, Float64 | Float32) => true,
+        (UInt32 | UInt64, UInt8 | UInt16 | UInt32 | UInt64 | Int8 | Int16 | Int32 | Int64) => true,
+        (List(inner), List(other) | LargeList(other)) => compatible(inner.data_type(), other.data_type()),
+        (Struct(fields), Struct(others)) => fields.iter().all(|field| {
+            others
+                .find(field.name())
+                .is_some_and(|(_, other)| compatible(field.data_type(), other.data_type()))
+        }),
+        _ => false,
+    }
+}
+
+fn check_nulls(
+    path: &Path,
+    batch: &RecordBatch,
+    wanted: &TableSchema,
+    first_row: usize,
+    schema: &'static str,
+) -> Result<(), ArtifactError> {
+    for column in wanted.columns.iter().filter(|c| !c.nullable) {
+        let Some(values) = batch.column_by_name(column.name) else { continue };
+        if values.null_count() > 0 {
+            let row = (0..values.len()).find(|&i| values.is_null(i)).unwrap_or(0);
+            return Err(ArtifactError::NullValue {
+                path: path.to_owned(),
+                column: column.name.to_owned(),
+                row: first_row + row,
+                schema,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Keeps the wanted columns only, since rows refuse unknown ones.
+fn project(batch: &RecordBatch, wanted: &TableSchema) -> RecordBatch {
+    let keep: Vec<usize> = (0..batch.num_columns())
+        .filter(|&i| wanted.columns.iter().any(|c| c.name == batch.schema().field(i).name()))
+        .collect();
+    batch.project(&keep).expect("the indices come from the batch itself")
+}
+
+/// Declares a row type with its schema: one source for Rust, Parquet and the schema file.
+macro_rules! table {
+    (
+        $(#[doc = $table_doc:literal])+
+        $name:ident = $id:literal {
+            $( $(#[doc = $doc:literal])+ $column:ident : $kind:ty, )+
+        }
+    ) => {
+        $(#[doc = $table_doc])+
+        #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+        pub struct $name {
+            $( $(#[doc = $doc])+ pub $column: $kind, )+
+        }
+
+        impl $crate::Table for $name {
+            const SCHEMA: &'static str = $id;
+
+            fn schema() -> $crate::schema::TableSchema {
+                $crate::schema::TableSchema {
+                    id: $id,
+                    description: concat!($($table_doc,)+).trim().to_owned(),
+                    columns: vec![$(
+                        $crate::schema::ColumnSchema::of::<$kind>(stringify!($column), concat!($($doc,)+)),
+                    )+],
+                }
+            }
+        }
+    };
+}
+pub(crate) use table;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tables::{Message, PromptRow, ScoreRow};
+
+    fn prompts(n: usize) -> Vec<PromptRow> {
+        (0..n)
+            .map(|i| PromptRow::new(vec![Message::user(format!("question {i}"))], "train", "test"))
+            .collect()
+    }
+
+    #[test]
+    fn rows_survive_a_round_trip_and_bytes_repeat() {
+        let folder = tempfile::tempdir().unwrap();
+        let (a, b) = (folder.path().join("a.parquet"), folder.path().join("b.parquet"));
+        let rows = prompts(1000);
+        write_table(&a, &rows).unwrap();
+        write_table(&b, &rows).unwrap();
+        assert_eq!(read_table::<PromptRow>(&a).unwrap(), rows);
+        assert_eq!(std::fs::read(&a).unwrap(), std::fs::read(&b).unwrap());
+        assert_eq!(schema_id_of(&a).unwrap().as_deref(), Some("prompts@1"));
+    }
+
+    #[test]
+    fn empty_tables_keep_their_schema() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("empty.parquet");
+        write_table::<ScoreRow>(&path, &[]).unwrap();
+        assert!(read_table::<ScoreRow>(&path).unwrap().is_empty());
+        let error = read_table::<PromptRow>(&path).unwrap_err().to_string();
+        assert!(error.contains("holds `scores@1`, but `prompts@1` is needed"), "{error}");
+    }
+
+    #[test]
+    fn a_truncated_file_is_refused_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("cut.parquet");
+        write_table(&path, &prompts(100)).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        for keep in [0, 3, bytes.len() / 2, bytes.len() - 1] {
+            std::fs::write(&path, &bytes[..keep]).unwrap();
+            let error = read_table::<PromptRow>(&path).unwrap_err().to_string();
+            assert!(error.contains("cut.parquet is not a readable Parquet file"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,441 @@
+//! The Parquet artifacts: one row type each.
+//!
+//! Ids are content hashes, the same in every round and on every machine, so tables join on them.
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::schema::{TableSchema, TensorColumn, TensorsSchema};
+use crate::table::{Table, table};
+use crate::{Digest, canonical_json};
+
+/// One turn of a chat.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Message {
+    /// `system`, `user` or `assistant`.
+    pub role: String,
+    /// The text.
+    pub content: String,
+}
+
+impl Message {
+    /// Makes a turn by `role`.
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+        Self {
+            role: role.into(),
+            content: content.into(),
+        }
+    }
+
+    /// Makes a turn by the user.
+    pub fn user(content: impl Into<String>) -> Self {
+        Self::new("user", content)
+    }
+
+    /// Makes a turn by the assistant.
+    pub fn assistant(content: impl Into<String>) -> Self {
+        Self::new("assistant", content)
+    }
+}
+
+table! {
+    /// A prompt: the chat so far, to be continued by the assistant.
+    PromptRow = "prompts@1" {
+        /// Content hash of `messages`.
+        prompt_id: String,
+        /// The chat, oldest turn first.
+        messages: Vec<Message>,
+        /// Which set the prompt belongs to, such as `train` or `eval`.
+        split: String,
+        /// Where the prompt came from.
+        source: String,
+    }
+}
+
+impl PromptRow {
+    /// Makes a prompt with the id that its messages give.
+    pub fn new(messages: Vec<Message>, split: impl Into<String>, source: impl Into<String>) -> Self {
+        Self {
+            prompt_id: prompt_id(&messages),
+            messages,
+            split: split.into(),
+            source: source.into(),
+        }
+    }
+}
+
+table! {
+    /// One sampled response to a prompt.
+    ResponseRow = "responses@1" {
+        /// The prompt answered.
+        prompt_id: String,
+        /// Content hash of prompt, policy, sample index and tokens.
+        response_id: String,
+        /// The round that sampled it, from 1; 0 outside any round.
+        round: u32,
+        /// Which of the prompt's samples this is, from 0.
+        sample_index: u32,
+        /// `base`, or `steered-` and the start of the steering file's digest.
+        policy: String,
+        /// The response as text, without special tokens.
+        text: String,
+        /// The response exactly as sampled, end-of-turn token included when it was sampled.
+        token_ids: Vec<u32>,
+        /// Length of the templated prompt. Unit: tokens.
+        prompt_tokens: u32,
+        /// `stop` (an end token was sampled) or `length` (the limit was reached).
+        finish_reason: String,
+        /// Summed log-probability of the tokens under the policy at temperature 1, nothing filtered. Unit: nats.
+        logprob_sum: f64,
+        /// Key of the random stream that sampled it.
+        seed: u64,
+    }
+}
+
+table! {
+    /// One comparison of two responses in one order of presentation.
+    JudgmentRow = "judgments@1" {
+        /// The prompt that both answer.
+        prompt_id: String,
+        /// The response with the smaller sample index.
+        response_a: String,
+        /// The response with the larger sample index.
+        response_b: String,
+        /// Which one the judge saw first: `ab` or `ba`.
+        order: String,
+        /// The judge and its template version.
+        judge: String,
+        /// The judge's probability that `response_a` is the better one.
+        p_a: f64,
+        /// `a`, `b`, `tie`, or `invalid` when the judge did not answer the question.
+        verdict: String,
+        /// The judge's log-odds that `response_a` is the better one. Unit: nats.
+        raw: f64,
+        /// Probability that the judge gave to the verdict tokens together.
+        coverage: f64,
+    }
+}
+
+table! {
+    /// A response's place among the responses to its prompt.
+    RankingRow = "ranking@1" {
+        /// The prompt.
+        prompt_id: String,
+        /// The response.
+        response_id: String,
+        /// The method's score; comparable within a prompt only.
+        score: f64,
+        /// Standard error of `score`, where the method has one.
+        score_se: Option<f64>,
+        /// 1 for the best response.
+        rank: u32,
+        /// Comparisons that `score` rests on, both orders counted.
+        comparisons: u32,
+        /// Mean probability of beating the responses it met.
+        win_probability: f64,
+        /// The prompt's mean log-odds in favour of the response shown first. Unit: nats.
+        position_bias: f64,
+        /// Whether another response of the prompt has the same score.
+        tie: bool,
+        /// Noise of a score from order inconsistency, pooled over all prompts.
+        noise_sigma: f64,
+    }
+}
+
+table! {
+    /// A contrast pair: a better and a worse response to one prompt.
+    PairRow = "pairs@1" {
+        /// Content hash of prompt, chosen and rejected response.
+        pair_id: String,
+        /// The prompt.
+        prompt_id: String,
+        /// The better response.
+        chosen_id: String,
+        /// The worse response.
+        rejected_id: String,
+        /// Text of the better response.
+        chosen: String,
+        /// Text of the worse response.
+        rejected: String,
+        /// The better response as sampled.
+        chosen_token_ids: Vec<u32>,
+        /// The worse response as sampled.
+        rejected_token_ids: Vec<u32>,
+        /// Score of the better response minus score of the worse one.
+        margin: f64,
+        /// `margin` standardised within its round.
+        z: f64,
+        /// Weight in the fit.
+        weight: f64,
+        /// The round that the pair comes from.
+        origin_round: u32,
+        /// The judge behind the scores.
+        judge: String,
+    }
+}
+
+table! {
+    /// A contrast pair that was not kept, and why.
+    DroppedRow = "dropped@1" {
+        /// Content hash of prompt, chosen and rejected response.
+        pair_id: String,
+        /// The prompt.
+        prompt_id: String,
+        /// The better response.
+        chosen_id: String,
+        /// The worse response.
+        rejected_id: String,
+        /// Text of the better response.
+        chosen: String,
+        /// Text of the worse response.
+        rejected: String,
+        /// The better response as sampled.
+        chosen_token_ids: Vec<u32>,
+        /// The worse response as sampled.
+        rejected_token_ids: Vec<u32>,
+        /// Score of the better response minus score of the worse one.
+        margin: f64,
+        /// `margin` standardised within its round.
+        z: f64,
+        /// Weight that the pair would have had.
+        weight: f64,
+        /// The round that the pair comes from.
+        origin_round: u32,
+        /// The judge behind the scores.
+        judge: String,
+        /// Name of the filter that dropped it.
+        reason: String,
+    }
+}
+
+impl PairRow {
+    /// Turns the pair into a dropped one.
+    pub fn dropped(self, reason: impl Into<String>) -> DroppedRow {
+        DroppedRow {
+            pair_id: self.pair_id,
+            prompt_id: self.prompt_id,
+            chosen_id: self.chosen_id,
+            rejected_id: self.rejected_id,
+            chosen: self.chosen,
+            rejected: self.rejected,
+            chosen_token_ids: self.chosen_token_ids,
+            rejected_token_ids: self.rejected_token_ids,
+            margin: self.margin,
+            z: self.z,
+            weight: self.weight,
+            origin_round: self.origin_round,
+            judge: self.judge,
+            reason: reason.into(),
+        }
+    }
+}
+
+table! {
+    /// What one row of the hidden states in `states` belongs to.
+    StateIndexRow = "index@1" {
+        /// Row of every `layer.{i}.positive` and `layer.{i}.negative`.
+        row: u32,
+        /// The contrast pair.
+        pair_id: String,
+        /// The pair's prompt: fit and held-out sets are split by it.
+        prompt_id: String,
+        /// Position of the state, counted from the first response token. Unit: tokens.
+        position: u32,
+        /// Token at that position in the chosen sequence.
+        chosen_token_id: u32,
+        /// Token at that position in the rejected sequence.
+        rejected_token_id: u32,
+    }
+}
+
+table! {
+    /// One figure of a fit at one layer.
+    FitReportRow = "fit-report@1" {
+        /// The block whose output was fitted, from 0.
+        layer: u32,
+        /// The steering function.
+        operator: String,
+        /// What was measured.
+        metric: String,
+        /// `train`, `held-out`, or `shuffled` (held-out figure of a fit to shuffled labels).
+        split: String,
+        /// The figure.
+        value: f64,
+        /// Lower end of its 95 % interval.
+        ci_low: Option<f64>,
+        /// Upper end of its 95 % interval.
+        ci_high: Option<f64>,
+        /// How many prompts it rests on.
+        n: u64,
+        /// Whether the layer is steered.
+        selected: bool,
+    }
+}
+
+table! {
+    /// One gate at one attempt to accept a steering.
+    DecisionRow = "decision@1" {
+        /// Which attempt, from 1.
+        attempt: u32,
+        /// Strength of the candidate in that attempt.
+        strength: f64,
+        /// The gate.
+        gate: String,
+        /// The measured value.
+        value: f64,
+        /// Lower end of its 95 % interval.
+        ci_low: Option<f64>,
+        /// Upper end of its 95 % interval.
+        ci_high: Option<f64>,
+        /// The limit it was held against.
+        limit: f64,
+        /// Whether the gate let the candidate through.
+        passed: bool,
+        /// What followed: `continue`, `accept`, `back-off` or `roll-back`.
+        action: String,
+    }
+}
+
+table! {
+    /// One figure about a policy, against a baseline where it has one.
+    MetricRow = "metrics@1" {
+        /// What was measured.
+        metric: String,
+        /// The figure.
+        value: f64,
+        /// Lower end of its 95 % interval.
+        ci_low: Option<f64>,
+        /// Upper end of its 95 % interval.
+        ci_high: Option<f64>,
+        /// How many prompts it rests on.
+        n: u64,
+        /// How the figure and its interval were computed.
+        method: String,
+        /// The policy it is compared with; empty where it stands alone.
+        baseline: String,
+    }
+}
+
+table! {
+    /// One figure about one prompt.
+    ScoreRow = "scores@1" {
+        /// The prompt.
+        prompt_id: String,
+        /// The policy that answered.
+        policy: String,
+        /// Which draw, from 0; null where the figure is over all draws.
+        draw: Option<u32>,
+        /// What was measured.
+        metric: String,
+        /// The figure.
+        value: f64,
+    }
+}
+
+/// Returns the id of a prompt: a hash of its messages.
+pub fn prompt_id(messages: &[Message]) -> String {
+    content_id(&json!(["prompt", messages]))
+}
+
+/// Returns the id of a response.
+pub fn response_id(prompt_id: &str, policy: &str, sample_index: u32, token_ids: &[u32]) -> String {
+    content_id(&json!(["response", prompt_id, policy, sample_index, token_ids]))
+}
+
+/// Returns the id of a contrast pair.
+pub fn pair_id(prompt_id: &str, chosen_id: &str, rejected_id: &str) -> String {
+    content_id(&json!(["pair", prompt_id, chosen_id, rejected_id]))
+}
+
+fn content_id(value: &serde_json::Value) -> String {
+    Digest::of_bytes(canonical_json(value).as_bytes()).short(32)
+}
+
+/// Returns the schema of every Parquet artifact.
+pub fn table_schemas() -> Vec<TableSchema> {
+    vec![
+        PromptRow::schema(),
+        ResponseRow::schema(),
+        JudgmentRow::schema(),
+        RankingRow::schema(),
+        PairRow::schema(),
+        DroppedRow::schema(),
+        StateIndexRow::schema(),
+        FitReportRow::schema(),
+        DecisionRow::schema(),
+        MetricRow::schema(),
+        ScoreRow::schema(),
+    ]
+}
+
+/// Returns the schema of every safetensors artifact.
+pub fn tensors_schemas() -> Vec<TensorsSchema> {
+    vec![
+        TensorsSchema {
+            id: "states@1",
+            description: "Hidden states of chosen and rejected responses; `index` says what each row is.",
+            tensors: vec![
+                TensorColumn {
+                    name: "layer.{i}.positive",
+                    shape: "[rows, hidden]",
+                    dtype: "f32 or bf16",
+                    meaning: "output of block i (from 0) in the chosen sequence, before the final norm",
+                },
+                TensorColumn {
+                    name: "layer.{i}.negative",
+                    shape: "[rows, hidden]",
+                    dtype: "f32 or bf16",
+                    meaning: "output of block i in the rejected sequence at the matching position",
+                },
+            ],
+            metadata: "model (manifest digest), layers, positions, dtype, steering (digest or null)",
+        },
+        TensorsSchema {
+            id: "steering@1",
+            description: "A steering function: operators by layer, applied in order to the block's output.",
+            tensors: vec![
+                TensorColumn {
+                    name: "layer.{i}.{k}.vector",
+                    shape: "[hidden]",
+                    dtype: "f32",
+                    meaning: "what operator k adds to the output of block i, at strength 1",
+                },
+                TensorColumn {
+                    name: "layer.{i}.{k}.normal",
+                    shape: "[hidden]",
+                    dtype: "f32",
+                    meaning: "normal of the hyperplane of a pseudo-rotation",
+                },
+                TensorColumn {
+                    name: "layer.{i}.{k}.angle.{m}.weight",
+                    shape: "[out, in]",
+                    dtype: "f32",
+                    meaning: "linear layer m of the angle network of a pseudo-rotation (with `.bias`)",
+                },
+            ],
+            metadata: "format, operator, layers, strength, model (manifest digest), hidden_size, fit summary",
+        },
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_stable_across_machines_and_versions() {
+        let id = prompt_id(&[Message::user("sort : pear fig")]);
+        assert_eq!(id.len(), 32);
+        assert_eq!(id, prompt_id(&[Message::user("sort : pear fig")]));
+        assert_ne!(id, prompt_id(&[Message::assistant("sort : pear fig")]));
+        assert_ne!(response_id(&id, "base", 0, &[1, 2]), response_id(&id, "base", 1, &[1, 2]));
+    }
+
+    #[test]
+    fn units_are_taken_from_the_doc_comment() {
+        let schema = ResponseRow::schema();
+        let column = schema.columns.iter().find(|c| c.name == "prompt_tokens").unwrap();
+        assert_eq!(column.unit.as_deref(), Some("tokens"));
+        assert_eq!(column.meaning, "Length of the templated prompt.");
+    }
+}
