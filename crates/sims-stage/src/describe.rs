@@ -1,0 +1,178 @@
+//! What a stage says about itself.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::run::Stage;
+
+/// A named input or output of a stage.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Role {
+    /// The name: a flag for an input, a file name for an output.
+    pub name: &'static str,
+    /// The schema id, such as `responses@1`; `model` for a model folder.
+    pub schema: &'static str,
+    /// Whether the stage cannot run without it.
+    pub required: bool,
+    /// Whether it may be given several times.
+    pub many: bool,
+    /// What it is, for `--help`.
+    pub help: &'static str,
+}
+
+impl Role {
+    /// An input or output that must be there.
+    pub const fn required(name: &'static str, schema: &'static str, help: &'static str) -> Self {
+        Self {
+            name,
+            schema,
+            required: true,
+            many: false,
+            help,
+        }
+    }
+
+    /// An input that may be left out.
+    pub const fn optional(name: &'static str, schema: &'static str, help: &'static str) -> Self {
+        Self {
+            required: false,
+            ..Self::required(name, schema, help)
+        }
+    }
+
+    /// Returns the same role, to be given any number of times.
+    pub const fn many(self) -> Self {
+        Self { many: true, ..self }
+    }
+
+    /// Whether the artifact is a safetensors file rather than a table.
+    pub fn is_tensors(&self) -> bool {
+        is_tensors(self.schema)
+    }
+}
+
+fn is_tensors(schema: &str) -> bool {
+    schema.starts_with("states@") || schema.starts_with("steering@")
+}
+
+/// What the output bytes of a stage depend on beside its inputs and parameters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Numerics {
+    /// Nothing: pure data work, the same bytes everywhere.
+    Exact,
+    /// The arithmetic of a model's forward pass on the device chosen with `--device`.
+    Model,
+}
+
+impl Numerics {
+    /// Returns the numerics class on `device` (`cpu`, `auto` or `cuda[:N]`); empty for exact stages.
+    pub fn class(self, device: &str) -> &'static str {
+        match self {
+            Self::Exact => "",
+            Self::Model if device.starts_with("cuda") => "cuda",
+            Self::Model => "cpu",
+        }
+    }
+}
+
+/// The JSON that `STAGE describe` prints.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Description {
+    /// The stage's name, such as `sample`.
+    pub stage: String,
+    /// One sentence on what it does.
+    #[serde(default)]
+    pub about: String,
+    /// Raised whenever the same inputs would give other bytes.
+    pub behaviour: u32,
+    /// Inputs by role.
+    pub inputs: BTreeMap<String, InputDescription>,
+    /// Outputs by role.
+    pub outputs: BTreeMap<String, OutputDescription>,
+    /// JSON Schema of the parameters, with defaults and help.
+    pub params: Value,
+    /// Numerics class that the output bytes depend on; empty for pure data stages.
+    #[serde(default)]
+    pub numerics: String,
+}
+
+/// An input in a [`Description`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InputDescription {
+    /// The schema id; `model` for a model folder.
+    pub schema: String,
+    /// Whether the stage cannot run without it.
+    #[serde(default)]
+    pub required: bool,
+    /// Whether it may be given several times.
+    #[serde(default)]
+    pub many: bool,
+    /// What it is.
+    #[serde(default)]
+    pub help: String,
+}
+
+/// An output in a [`Description`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutputDescription {
+    /// The schema id.
+    pub schema: String,
+    /// What it is.
+    #[serde(default)]
+    pub help: String,
+}
+
+impl OutputDescription {
+    /// Returns the extension of the output's file: `safetensors` or `parquet`.
+    pub fn extension(&self) -> &'static str {
+        extension(&self.schema)
+    }
+}
+
+/// Returns the file extension of artifacts of `schema`.
+pub(crate) fn extension(schema: &str) -> &'static str {
+    if is_tensors(schema) {
+        "safetensors"
+    } else {
+        "parquet"
+    }
+}
+
+impl Description {
+    /// Describes stage `S` as it runs on `device`.
+    pub fn of<S: Stage>(device: &str) -> Self {
+        let inputs = S::inputs()
+            .into_iter()
+            .map(|role| {
+                let description = InputDescription {
+                    schema: role.schema.to_owned(),
+                    required: role.required,
+                    many: role.many,
+                    help: role.help.to_owned(),
+                };
+                (role.name.to_owned(), description)
+            })
+            .collect();
+        let outputs = S::outputs()
+            .into_iter()
+            .map(|role| {
+                let description = OutputDescription {
+                    schema: role.schema.to_owned(),
+                    help: role.help.to_owned(),
+                };
+                (role.name.to_owned(), description)
+            })
+            .collect();
+        Self {
+            stage: S::NAME.to_owned(),
+            about: S::ABOUT.to_owned(),
+            behaviour: S::BEHAVIOUR,
+            inputs,
+            outputs,
+            params: schemars::schema_for!(S::Params).to_value(),
+            numerics: S::NUMERICS.class(device).to_owned(),
+        }
+    }
+}

@@ -1,0 +1,331 @@
+//! From a command line to a finished stage.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::atomic::Ordering;
+
+use anyhow::Context;
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, value_parser};
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use crate::describe::{Description, Numerics, Role, extension};
+use crate::exit::{BadInput, Interrupted, code_of};
+use crate::io::{INTERRUPTED, StageIo};
+use crate::progress::ProgressMode;
+use crate::summary::Summary;
+
+/// A step of the loop: files in, files out.
+pub trait Stage {
+    /// Its name; the binary is `sims-NAME`.
+    const NAME: &'static str;
+    /// One sentence on what it does.
+    const ABOUT: &'static str;
+    /// Examples for `--help`.
+    const EXAMPLES: &'static str;
+    /// Raised whenever the same inputs would give other bytes.
+    const BEHAVIOUR: u32;
+    /// What the output bytes depend on beside inputs and parameters.
+    const NUMERICS: Numerics;
+    /// The parameters, made with [`crate::params!`].
+    type Params: Args + Serialize + JsonSchema;
+
+    /// The inputs; no role may share its name with a parameter.
+    fn inputs() -> Vec<Role>;
+
+    /// The outputs.
+    fn outputs() -> Vec<Role>;
+
+    /// Does the work: reads the inputs and writes every output.
+    ///
+    /// # Errors
+    /// [`BadInput`] for the user's mistakes, [`crate::Retryable`] for passing ones.
+    fn run(params: &Self::Params, io: &mut StageIo) -> anyhow::Result<()>;
+}
+
+/// Runs stage `S` on the process's command line and returns its exit code.
+pub fn main<S: Stage>() -> ExitCode {
+    let matches = command::<S>().get_matches();
+    if let Some(describe) = matches.subcommand_matches("describe") {
+        return print_description::<S>(describe);
+    }
+    match run::<S>(&matches) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr().lock(), "error: {error:#}");
+            code_of(&error)
+        }
+    }
+}
+
+fn command<S: Stage>() -> Command {
+    let device = Arg::new("device")
+        .long("device")
+        .default_value("auto")
+        .help("Where to compute: auto, cpu or cuda[:N]");
+    let mut command = Command::new(S::NAME)
+        .display_name(program_name().unwrap_or_else(|| S::NAME.to_owned()))
+        .version(env!("CARGO_PKG_VERSION"))
+        .about(S::ABOUT)
+        .after_help(S::EXAMPLES)
+        .args_conflicts_with_subcommands(true)
+        .subcommand(
+            Command::new("describe")
+                .about("Print inputs, outputs and parameters as JSON")
+                .arg(device.clone()),
+        );
+    command = S::Params::augment_args(command.next_help_heading("Parameters"));
+    command = command.next_help_heading("Inputs");
+    for role in S::inputs() {
+        command = command.arg(
+            Arg::new(role.name)
+                .long(role.name)
+                .value_name("PATH")
+                .required(role.required)
+                .value_parser(value_parser!(PathBuf))
+                .action(if role.many {
+                    ArgAction::Append
+                } else {
+                    ArgAction::Set
+                })
+                .help(format!("{} ({})", role.help, role.schema)),
+        );
+    }
+    let outputs: Vec<String> = S::outputs()
+        .iter()
+        .map(|role| format!("{}.{}", role.name, extension(role.schema)))
+        .collect();
+    command
+        .next_help_heading("Execution (never changes what is computed)")
+        .arg(
+            Arg::new("out")
+                .long("out")
+                .value_name("DIR")
+                .required(true)
+                .value_parser(value_parser!(PathBuf))
+                .help(format!(
+                    "Folder for {} and summary.json",
+                    outputs.join(", ")
+                )),
+        )
+        .arg(device)
+        .arg(
+            Arg::new("threads")
+                .long("threads")
+                .default_value("0")
+                .value_parser(value_parser!(usize))
+                .help("Worker threads; 0 for every core"),
+        )
+        .arg(
+            Arg::new("batch-size")
+                .long("batch-size")
+                .default_value("0")
+                .value_parser(value_parser!(usize))
+                .help("Sequences at once; 0 chooses"),
+        )
+        .arg(
+            Arg::new("progress")
+                .long("progress")
+                .default_value("auto")
+                .value_parser(value_parser!(ProgressMode))
+                .help("auto (a bar on a terminal), json (events on stderr) or none"),
+        )
+}
+
+/// Returns the name that the program was started under, for `--version`.
+fn program_name() -> Option<String> {
+    let path = PathBuf::from(std::env::args_os().next()?);
+    Some(path.file_stem()?.to_string_lossy().into_owned())
+}
+
+fn print_description<S: Stage>(matches: &ArgMatches) -> ExitCode {
+    let device = matches
+        .get_one::<String>("device")
+        .map_or("auto", String::as_str);
+    let text = match serde_json::to_string_pretty(&Description::of::<S>(device)) {
+        Ok(text) => text,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr().lock(), "error: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match writeln!(std::io::stdout().lock(), "{text}") {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn run<S: Stage>(matches: &ArgMatches) -> anyhow::Result<()> {
+    let params = S::Params::from_arg_matches(matches).map_err(|e| BadInput::new(e.to_string()))?;
+    let mut io = prepare::<S>(matches)?;
+    ctrlc::set_handler(|| {
+        if INTERRUPTED.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+    })
+    .context("cannot handle Ctrl-C")?;
+    S::run(&params, &mut io)?;
+    if io.interrupted() {
+        return Err(Interrupted.into());
+    }
+    io.publish()
+}
+
+fn prepare<S: Stage>(matches: &ArgMatches) -> anyhow::Result<StageIo> {
+    let mut inputs = BTreeMap::new();
+    for role in S::inputs() {
+        let paths: Vec<PathBuf> = matches
+            .get_many::<PathBuf>(role.name)
+            .map(|paths| paths.cloned().collect())
+            .unwrap_or_default();
+        for path in &paths {
+            if !path.exists() {
+                return Err(BadInput::new(format!(
+                    "--{}: {} does not exist",
+                    role.name,
+                    path.display()
+                ))
+                .into());
+            }
+        }
+        inputs.insert(role.name.to_owned(), paths);
+    }
+    // The command line requires `--out` and gives the others defaults.
+    let out = matches
+        .get_one::<PathBuf>("out")
+        .cloned()
+        .unwrap_or_default();
+    let device = matches
+        .get_one::<String>("device")
+        .cloned()
+        .unwrap_or_default();
+    let threads = match matches.get_one::<usize>("threads").copied().unwrap_or(0) {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        n => n,
+    };
+    let progress = matches
+        .get_one::<ProgressMode>("progress")
+        .copied()
+        .unwrap_or(ProgressMode::Auto);
+    std::fs::create_dir_all(&out)
+        .with_context(|| format!("cannot create the output folder {}", out.display()))?;
+    // A summary marks a finished run; an older one would make this run look complete too early.
+    let _ = std::fs::remove_file(out.join("summary.json"));
+    let work = out.join(format!(".partial-{}", std::process::id()));
+    std::fs::create_dir_all(&work).with_context(|| format!("cannot create {}", work.display()))?;
+    Ok(StageIo {
+        inputs,
+        outputs: S::outputs(),
+        out,
+        work,
+        progress,
+        summary: Summary::new(S::NAME, threads, &device),
+        device,
+        threads,
+        batch_size: matches.get_one::<usize>("batch-size").copied().unwrap_or(0),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use sims_artifact::tables::ScoreRow;
+
+    use super::*;
+
+    #[expect(
+        unreachable_pub,
+        reason = "the macro makes public structs, and this module is private"
+    )]
+    mod settings {
+        crate::params! {
+            /// How the test stage counts.
+            pub struct CountParams {
+                /// Rows to write
+                rows: u32 = 3,
+                /// Added to every value
+                offset: f64 = -0.5,
+            }
+        }
+    }
+    use settings::CountParams;
+
+    struct Count;
+
+    impl Stage for Count {
+        const NAME: &'static str = "count";
+        const ABOUT: &'static str = "Writes numbered rows";
+        const EXAMPLES: &'static str = "sims-count --out o";
+        const BEHAVIOUR: u32 = 1;
+        const NUMERICS: Numerics = Numerics::Exact;
+        type Params = CountParams;
+
+        fn inputs() -> Vec<Role> {
+            vec![Role::optional("base", "scores@1", "Rows to start from")]
+        }
+
+        fn outputs() -> Vec<Role> {
+            vec![Role::required("scores", "scores@1", "The rows")]
+        }
+
+        fn run(params: &CountParams, io: &mut StageIo) -> anyhow::Result<()> {
+            if params.rows == 0 {
+                return Err(BadInput::new("rows must be positive").into());
+            }
+            let rows: Vec<ScoreRow> = (0..params.rows)
+                .map(|i| ScoreRow {
+                    prompt_id: i.to_string(),
+                    policy: "base".into(),
+                    draw: None,
+                    metric: "number".into(),
+                    value: f64::from(i) + params.offset,
+                })
+                .collect();
+            io.write("scores", &rows)
+        }
+    }
+
+    fn run_with(arguments: &[&str]) -> anyhow::Result<()> {
+        let matches = command::<Count>().try_get_matches_from(arguments)?;
+        let params = CountParams::from_arg_matches(&matches)?;
+        let mut io = prepare::<Count>(&matches)?;
+        Count::run(&params, &mut io)?;
+        io.publish()
+    }
+
+    #[test]
+    fn outputs_appear_with_their_summary_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().to_str().unwrap();
+        run_with(&["x", "--rows", "5", "--out", out]).unwrap();
+        let mut names: Vec<_> = std::fs::read_dir(folder.path())
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        assert_eq!(names, ["scores.parquet", "summary.json"]);
+        assert!(run_with(&["x", "--rows", "0", "--out", out]).is_err());
+        assert!(!folder.path().join("summary.json").exists());
+    }
+
+    #[test]
+    fn flags_and_schema_have_the_same_defaults() {
+        let description = Description::of::<Count>("cpu");
+        let properties = &description.params["properties"];
+        assert_eq!(properties["rows"]["default"], 3);
+        assert_eq!(properties["offset"]["default"], -0.5);
+        assert_eq!(properties["rows"]["description"], "Rows to write");
+        assert_eq!(description.params["additionalProperties"], false);
+        let matches = command::<Count>().get_matches_from(["x", "--out", "o"]);
+        assert_eq!(
+            CountParams::from_arg_matches(&matches).unwrap(),
+            CountParams::default()
+        );
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        command::<Count>().debug_assert();
+    }
+}

@@ -1,0 +1,56 @@
+//! `summary.json`: all that varies from run to run, which therefore is in no artifact.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use serde::Serialize;
+
+/// Counts, cost and warnings of one run of a stage.
+#[derive(Debug, Serialize)]
+pub struct Summary {
+    /// The stage's name.
+    pub stage: String,
+    /// Wall-clock time. Unit: seconds.
+    pub seconds: f64,
+    /// Peak resident memory. Unit: bytes.
+    pub peak_memory_bytes: u64,
+    /// Worker threads.
+    pub threads: usize,
+    /// The device that computed.
+    pub device: String,
+    /// Named numbers: rows, tokens, estimated FLOPs.
+    pub counts: BTreeMap<String, f64>,
+    /// What the user should know although the stage succeeded.
+    pub warnings: Vec<String>,
+    #[serde(skip)]
+    started: Instant,
+}
+
+impl Summary {
+    pub(crate) fn new(stage: &str, threads: usize, device: &str) -> Self {
+        Self {
+            stage: stage.to_owned(),
+            seconds: 0.0,
+            peak_memory_bytes: 0,
+            threads,
+            device: device.to_owned(),
+            counts: BTreeMap::new(),
+            warnings: Vec::new(),
+            started: Instant::now(),
+        }
+    }
+
+    /// Takes the final readings of clock and memory.
+    pub(crate) fn finish(&mut self) {
+        self.seconds = self.started.elapsed().as_secs_f64();
+        self.peak_memory_bytes = peak_memory_bytes().unwrap_or(0);
+    }
+}
+
+/// Reads the peak resident memory of this process from Linux' `/proc`; none elsewhere.
+fn peak_memory_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kib * 1024)
+}
