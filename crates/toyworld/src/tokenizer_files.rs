@@ -1,0 +1,115 @@
+//! The tokenizer and its companions as ordinary Hugging Face files.
+
+use std::path::Path;
+
+use serde_json::json;
+use tokenizers::models::wordlevel::WordLevel;
+use tokenizers::pre_tokenizers::whitespace::WhitespaceSplit;
+use tokenizers::{AddedToken, Tokenizer};
+
+use crate::vocab::{self, SPECIAL};
+
+/// The longest context the model is built for, in tokens.
+pub const CONTEXT: usize = 256;
+
+/// The chat template: `<user> … <assistant> … <end>`, one after another.
+///
+/// Word-level text: the number of spaces does not matter. Any role but `assistant` speaks as the user.
+pub const CHAT_TEMPLATE: &str = "{% for message in messages %}\
+{% if message['role'] == 'assistant' %}<assistant> {{ message['content'] }} <end> \
+{% else %}<user> {{ message['content'] }} {% endif %}\
+{% endfor %}\
+{% if add_generation_prompt %}<assistant>{% endif %}";
+
+/// The judge's question, as comparison documents put it.
+pub const JUDGE_QUESTION: &str = "judge : {{ request }} A : {{ first }} B : {{ second }} which ?";
+
+/// Why the tokenizer files could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenizerFilesError {
+    /// A file could not be written.
+    #[error("cannot write {path}")]
+    Write {
+        /// The file.
+        path: String,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The tokenizer could not be built from the vocabulary.
+    #[error("cannot build the tokenizer: {0}")]
+    Build(String),
+}
+
+/// Builds the world's tokenizer: one token a word, special tokens added.
+pub fn tokenizer() -> Result<Tokenizer, TokenizerFilesError> {
+    let build = |e: tokenizers::Error| TokenizerFilesError::Build(e.to_string());
+    let ids = vocab::words()
+        .iter()
+        .zip(0..)
+        .map(|(w, i)| (w.to_string(), i))
+        .collect();
+    let model = WordLevel::builder()
+        .vocab(ids)
+        .unk_token(SPECIAL[vocab::UNKNOWN as usize].to_string())
+        .build()
+        .map_err(build)?;
+    let mut tokenizer = Tokenizer::new(model);
+    tokenizer.with_pre_tokenizer(Some(WhitespaceSplit));
+    tokenizer
+        .add_special_tokens(SPECIAL.map(|word| AddedToken::from(word, true)))
+        .map_err(build)?;
+    Ok(tokenizer)
+}
+
+/// Writes `tokenizer.json`, `tokenizer_config.json`, `generation_config.json` and `judge_template.json` into `dir`.
+pub fn write_tokenizer(dir: &Path) -> Result<(), TokenizerFilesError> {
+    let json = tokenizer()?
+        .to_string(true)
+        .map_err(|e| TokenizerFilesError::Build(e.to_string()))?;
+    write(dir, "tokenizer.json", json)?;
+    let config = json!({
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": CONTEXT,
+        "pad_token": "<pad>",
+        "unk_token": "<unk>",
+        "eos_token": "<end>",
+        "clean_up_tokenization_spaces": false,
+        "chat_template": CHAT_TEMPLATE,
+    });
+    write_json(dir, "tokenizer_config.json", &config)?;
+    let generation = json!({
+        "eos_token_id": vocab::END,
+        "pad_token_id": vocab::PAD,
+        "do_sample": true,
+        "temperature": 0.9,
+        "top_k": 0,
+        "max_new_tokens": 40,
+    });
+    write_json(dir, "generation_config.json", &generation)?;
+    let judge = json!({
+        "version": "toyworld-1",
+        "messages": [{ "role": "user", "content": JUDGE_QUESTION }],
+        "assistant_prefix": "",
+        "verdict_a": ["A"],
+        "verdict_b": ["B"],
+    });
+    write_json(dir, "judge_template.json", &judge)
+}
+
+fn write_json(
+    dir: &Path,
+    name: &str,
+    value: &serde_json::Value,
+) -> Result<(), TokenizerFilesError> {
+    write(dir, name, format!("{value:#}"))
+}
+
+fn write(dir: &Path, name: &str, mut text: String) -> Result<(), TokenizerFilesError> {
+    let path = dir.join(name);
+    text.push('\n');
+    std::fs::write(&path, text).map_err(|source| TokenizerFilesError::Write {
+        path: path.display().to_string(),
+        source,
+    })
+}
