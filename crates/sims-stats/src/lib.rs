@@ -1,1 +1,35 @@
-//! Statistics of the loop: bootstrap, win rates, Bradley-Terry, agreement
+//! The statistics of the loop: how sure a figure is, who wins, and whether text repeats itself.
+//!
+//! Numbers in, numbers out: nothing here reads a file, knows an artifact or keeps state. Every
+//! random quantity comes from a counter-based [`random::Stream`], so a result depends on its seed
+//! and its data only: never on threads, and for means and permutations not on the order of the
+//! data either.
+//!
+//! - Intervals and tests: [`bootstrap`], [`permutation`], [`proportion`], [`roc`].
+//! - Comparisons: [`win_rate`], [`bradley_terry`], [`agreement`], [`correlation`].
+//! - Chance levels: [`noise_range`], what best-minus-worst looks like when scores are noise.
+//! - Token sequences: [`diversity`], [`loops`], [`shingles`].
+//! - Held-out halves that never share a prompt: [`split`].
+
+pub mod agreement;
+pub mod bootstrap;
+pub mod bradley_terry;
+pub mod correlation;
+pub mod diversity;
+mod error;
+pub mod loops;
+pub mod noise_range;
+mod normal;
+pub mod permutation;
+pub mod proportion;
+pub mod random;
+pub mod roc;
+pub mod shingles;
+pub mod split;
+pub mod win_rate;
+
+pub use bootstrap::{Bootstrap, Interval};
+pub use error::StatsError;
+pub use normal::{normal_cdf, normal_quantile};
+
+use error::finite;

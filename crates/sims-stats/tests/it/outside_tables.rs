@@ -1,0 +1,100 @@
+//! The statistics tables in `../shared/eval-cases/stats`, where they are present.
+
+use std::path::Path;
+
+use serde_json::Value;
+use sims_stats::agreement::cohen_kappa_of_table;
+use sims_stats::correlation::{pearson, spearman};
+use sims_stats::permutation::sign_flip_p_value;
+use sims_stats::proportion::wilson;
+use sims_stats::{Bootstrap, StatsError};
+
+use crate::{close, number, numbers};
+
+/// The tables, or `None` with a notice.
+fn tables() -> Option<Value> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../../shared/eval-cases/stats/reference.json");
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Some(serde_json::from_str(&text).expect("the tables are JSON")),
+        Err(error) => {
+            eprintln!("skipped: {}: {error}", path.display());
+            None
+        }
+    }
+}
+
+#[test]
+fn kappa_and_its_standard_error() -> Result<(), StatsError> {
+    let Some(tables) = tables() else {
+        return Ok(());
+    };
+    for case in tables["cohen_kappa"].as_array().expect("an array") {
+        let rows = case["table"].as_array().expect("a table");
+        let table: Vec<Vec<u64>> = rows
+            .iter()
+            .map(|row| numbers(row).into_iter().map(|count| count as u64).collect())
+            .collect();
+        let kappa = cohen_kappa_of_table(&table)?;
+        close(kappa.kappa, number(case, "kappa"), 1e-9);
+        if case["statsmodels"]["std_kappa"].is_number() {
+            close(
+                kappa.standard_error,
+                number(&case["statsmodels"], "std_kappa"),
+                1e-9,
+            );
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn proportions() -> Result<(), StatsError> {
+    let Some(tables) = tables() else {
+        return Ok(());
+    };
+    for case in tables["proportion"].as_array().expect("an array") {
+        let got = wilson(number(case, "successes"), number(case, "n") as u64, 0.95)?;
+        let expected = numbers(&case["wilson"]);
+        close(got.low, expected[0], 1e-9);
+        close(got.high, expected[1], 1e-9);
+    }
+    Ok(())
+}
+
+#[test]
+fn paired_comparison() -> Result<(), StatsError> {
+    let Some(tables) = tables() else {
+        return Ok(());
+    };
+    let case = &tables["paired"];
+    let (a, b) = (numbers(&case["a"]), numbers(&case["b"]));
+    let difference = Bootstrap::seeded(9).mean_difference(&b, &a)?;
+    let sign = number(case, "mean_difference") / difference.estimate;
+    close(sign.abs(), 1.0, 1e-6);
+    let expected = numbers(&case["bootstrap_percentile"]);
+    let (low, high) = if sign > 0.0 {
+        (difference.low, difference.high)
+    } else {
+        (-difference.high, -difference.low)
+    };
+    // The tables' own Monte-Carlo tolerance.
+    close(low, expected[0], 0.0015);
+    close(high, expected[1], 0.0015);
+    let differences: Vec<f64> = a.iter().zip(&b).map(|(a, b)| a - b).collect();
+    let p = sign_flip_p_value(&differences, 20_000, 5)?;
+    close(p, number(case, "sign_flip_permutation_p"), 0.01);
+    Ok(())
+}
+
+#[test]
+fn correlations() -> Result<(), StatsError> {
+    let Some(tables) = tables() else {
+        return Ok(());
+    };
+    let case = &tables["correlation"];
+    let (x, y) = (numbers(&case["x"]), numbers(&case["y"]));
+    close(pearson(&x, &y)?, number(case, "pearson"), 1e-9);
+    close(spearman(&x, &y)?, number(case, "spearman"), 1e-9);
+    Ok(())
+}
