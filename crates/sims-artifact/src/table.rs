@@ -13,9 +13,9 @@ use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{WriterProperties, WriterVersion};
 use serde::{Serialize, de::DeserializeOwned};
 
+use crate::ArtifactError;
 use crate::atomic_file::AtomicFile;
 use crate::schema::TableSchema;
-use crate::ArtifactError;
 
 /// The Parquet metadata key that names the schema.
 const SCHEMA_KEY: &str = "sims.schema";
@@ -46,7 +46,9 @@ pub fn write_table<T: Table>(path: &Path, rows: &[T]) -> Result<(), ArtifactErro
     let properties = WriterProperties::builder()
         .set_writer_version(WriterVersion::PARQUET_1_0)
         .set_created_by("sims".to_owned())
-        .set_compression(Compression::ZSTD(ZstdLevel::try_new(3).map_err(|e| encode(e.to_string()))?))
+        .set_compression(Compression::ZSTD(
+            ZstdLevel::try_new(3).map_err(|e| encode(e.to_string()))?,
+        ))
         .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
         .set_key_value_metadata(Some(vec![KeyValue::new(
             SCHEMA_KEY.to_owned(),
@@ -58,7 +60,8 @@ pub fn write_table<T: Table>(path: &Path, rows: &[T]) -> Result<(), ArtifactErro
         let mut writer = ArrowWriter::try_new(file.file(), schema, Some(properties))
             .map_err(|e| write_error(path, &e))?;
         for chunk in rows.chunks(ROW_GROUP_ROWS) {
-            let batch = serde_arrow::to_record_batch(&fields, &chunk).map_err(|e| encode(e.to_string()))?;
+            let batch =
+                serde_arrow::to_record_batch(&fields, &chunk).map_err(|e| encode(e.to_string()))?;
             writer.write(&batch).map_err(|e| write_error(path, &e))?;
         }
         writer.close().map_err(|e| write_error(path, &e))?;
@@ -69,15 +72,21 @@ pub fn write_table<T: Table>(path: &Path, rows: &[T]) -> Result<(), ArtifactErro
 /// Parquet wraps operating-system errors; this brings them back so that a full disk is named.
 fn write_error(path: &Path, error: &parquet::errors::ParquetError) -> ArtifactError {
     let source = match error {
-        parquet::errors::ParquetError::External(inner) => inner
-            .downcast_ref::<std::io::Error>()
-            .map(|io| io.raw_os_error().map_or_else(
-                || std::io::Error::new(io.kind(), io.to_string()),
-                std::io::Error::from_raw_os_error,
-            )),
+        parquet::errors::ParquetError::External(inner) => {
+            inner.downcast_ref::<std::io::Error>().map(|io| {
+                io.raw_os_error().map_or_else(
+                    || std::io::Error::new(io.kind(), io.to_string()),
+                    std::io::Error::from_raw_os_error,
+                )
+            })
+        }
         _ => None,
     };
-    ArtifactError::io("write", path, source.unwrap_or_else(|| std::io::Error::other(error.to_string())))
+    ArtifactError::io(
+        "write",
+        path,
+        source.unwrap_or_else(|| std::io::Error::other(error.to_string())),
+    )
 }
 
 /// Reads all rows of the table at `path`.
@@ -99,14 +108,24 @@ pub fn read_table<T: Table>(path: &Path) -> Result<Vec<T>, ArtifactError> {
                 path: path.to_owned(),
                 column: column.name.to_owned(),
                 schema: T::SCHEMA,
-                found: found.fields().iter().map(|f| f.name().as_str()).collect::<Vec<_>>().join(", "),
+                found: found
+                    .fields()
+                    .iter()
+                    .map(|f| f.name().as_str())
+                    .collect::<Vec<_>>()
+                    .join(", "),
             });
         };
         if !compatible(column.field.data_type(), field.data_type()) {
             return Err(ArtifactError::Decode {
                 path: path.to_owned(),
                 schema: T::SCHEMA,
-                message: format!("column `{}` is {}, not {}", column.name, field.data_type(), column.kind),
+                message: format!(
+                    "column `{}` is {}, not {}",
+                    column.name,
+                    field.data_type(),
+                    column.kind
+                ),
             });
         }
     }
@@ -119,11 +138,12 @@ pub fn read_table<T: Table>(path: &Path) -> Result<Vec<T>, ArtifactError> {
         let batch = batch.map_err(|e| not_parquet(e.to_string()))?;
         check_nulls(path, &batch, &wanted, rows.len(), T::SCHEMA)?;
         let batch = project(&batch, &wanted);
-        let mut decoded: Vec<T> = serde_arrow::from_record_batch(&batch).map_err(|e| ArtifactError::Decode {
-            path: path.to_owned(),
-            schema: T::SCHEMA,
-            message: e.to_string(),
-        })?;
+        let mut decoded: Vec<T> =
+            serde_arrow::from_record_batch(&batch).map_err(|e| ArtifactError::Decode {
+                path: path.to_owned(),
+                schema: T::SCHEMA,
+                message: e.to_string(),
+            })?;
         rows.append(&mut decoded);
     }
     Ok(rows)
@@ -149,10 +169,18 @@ fn open(path: &Path) -> Result<Reader, ArtifactError> {
 
 fn schema_id(reader: &Reader) -> Option<String> {
     let metadata = reader.metadata().file_metadata().key_value_metadata()?;
-    metadata.iter().find(|kv| kv.key == SCHEMA_KEY)?.value.clone()
+    metadata
+        .iter()
+        .find(|kv| kv.key == SCHEMA_KEY)?
+        .value
+        .clone()
 }
 
-fn check_schema_id(path: &Path, reader: &Reader, expected: &'static str) -> Result<(), ArtifactError> {
+fn check_schema_id(
+    path: &Path,
+    reader: &Reader,
+    expected: &'static str,
+) -> Result<(), ArtifactError> {
     match schema_id(reader) {
         Some(found) if found != expected => Err(ArtifactError::WrongSchema {
             path: path.to_owned(),
@@ -166,13 +194,17 @@ fn check_schema_id(path: &Path, reader: &Reader, expected: &'static str) -> Resu
 /// Whether a column stored as `found` can be read as `wanted`.
 fn compatible(wanted: &DataType, found: &DataType) -> bool {
     use DataType::{
-        Boolean, Float32, Float64, Int8, Int16, Int32, Int64, LargeList, LargeUtf8, List, Struct, UInt8, UInt16,
-        UInt32, UInt64, Utf8, Utf8View,
+        Boolean, Float32, Float64, Int8, Int16, Int32, Int64, LargeList, LargeUtf8, List, Struct,
+        UInt8, UInt16, UInt32, UInt64, Utf8, Utf8View,
     };
     match (wanted, found) {
-        (Utf8, Utf8 | LargeUtf8 | Utf8View) | (Boolean, Boolean) | (Float64, Float64 | Float32) => true,
+        (Utf8, Utf8 | LargeUtf8 | Utf8View) | (Boolean, Boolean) | (Float64, Float64 | Float32) => {
+            true
+        }
         (UInt32 | UInt64, UInt8 | UInt16 | UInt32 | UInt64 | Int8 | Int16 | Int32 | Int64) => true,
-        (List(inner), List(other) | LargeList(other)) => compatible(inner.data_type(), other.data_type()),
+        (List(inner), List(other) | LargeList(other)) => {
+            compatible(inner.data_type(), other.data_type())
+        }
         (Struct(fields), Struct(others)) => fields.iter().all(|field| {
             others
                 .find(field.name())
@@ -190,7 +222,9 @@ fn check_nulls(
     schema: &'static str,
 ) -> Result<(), ArtifactError> {
     for column in wanted.columns.iter().filter(|c| !c.nullable) {
-        let Some(values) = batch.column_by_name(column.name) else { continue };
+        let Some(values) = batch.column_by_name(column.name) else {
+            continue;
+        };
         if values.null_count() > 0 {
             let row = (0..values.len()).find(|&i| values.is_null(i)).unwrap_or(0);
             return Err(ArtifactError::NullValue {
@@ -207,9 +241,16 @@ fn check_nulls(
 /// Keeps the wanted columns only, since rows refuse unknown ones.
 fn project(batch: &RecordBatch, wanted: &TableSchema) -> RecordBatch {
     let keep: Vec<usize> = (0..batch.num_columns())
-        .filter(|&i| wanted.columns.iter().any(|c| c.name == batch.schema().field(i).name()))
+        .filter(|&i| {
+            wanted
+                .columns
+                .iter()
+                .any(|c| c.name == batch.schema().field(i).name())
+        })
         .collect();
-    batch.project(&keep).expect("the indices come from the batch itself")
+    batch
+        .project(&keep)
+        .expect("the indices come from the batch itself")
 }
 
 /// Declares a row type with its schema: one source for Rust, Parquet and the schema file.
@@ -250,14 +291,23 @@ mod tests {
 
     fn prompts(n: usize) -> Vec<PromptRow> {
         (0..n)
-            .map(|i| PromptRow::new(vec![Message::user(format!("question {i}"))], "train", "test"))
+            .map(|i| {
+                PromptRow::new(
+                    vec![Message::user(format!("question {i}"))],
+                    "train",
+                    "test",
+                )
+            })
             .collect()
     }
 
     #[test]
     fn rows_survive_a_round_trip_and_bytes_repeat() {
         let folder = tempfile::tempdir().unwrap();
-        let (a, b) = (folder.path().join("a.parquet"), folder.path().join("b.parquet"));
+        let (a, b) = (
+            folder.path().join("a.parquet"),
+            folder.path().join("b.parquet"),
+        );
         let rows = prompts(1000);
         write_table(&a, &rows).unwrap();
         write_table(&b, &rows).unwrap();
@@ -273,7 +323,10 @@ mod tests {
         write_table::<ScoreRow>(&path, &[]).unwrap();
         assert!(read_table::<ScoreRow>(&path).unwrap().is_empty());
         let error = read_table::<PromptRow>(&path).unwrap_err().to_string();
-        assert!(error.contains("holds `scores@1`, but `prompts@1` is needed"), "{error}");
+        assert!(
+            error.contains("holds `scores@1`, but `prompts@1` is needed"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -285,7 +338,10 @@ mod tests {
         for keep in [0, 3, bytes.len() / 2, bytes.len() - 1] {
             std::fs::write(&path, &bytes[..keep]).unwrap();
             let error = read_table::<PromptRow>(&path).unwrap_err().to_string();
-            assert!(error.contains("cut.parquet is not a readable Parquet file"), "{error}");
+            assert!(
+                error.contains("cut.parquet is not a readable Parquet file"),
+                "{error}"
+            );
         }
     }
 }

@@ -54,7 +54,11 @@ table! {
 
 impl PromptRow {
     /// Makes a prompt with the id that its messages give.
-    pub fn new(messages: Vec<Message>, split: impl Into<String>, source: impl Into<String>) -> Self {
+    pub fn new(
+        messages: Vec<Message>,
+        split: impl Into<String>,
+        source: impl Into<String>,
+    ) -> Self {
         Self {
             prompt_id: prompt_id(&messages),
             messages,
@@ -339,7 +343,13 @@ pub fn prompt_id(messages: &[Message]) -> String {
 
 /// Returns the id of a response.
 pub fn response_id(prompt_id: &str, policy: &str, sample_index: u32, token_ids: &[u32]) -> String {
-    content_id(&json!(["response", prompt_id, policy, sample_index, token_ids]))
+    content_id(&json!([
+        "response",
+        prompt_id,
+        policy,
+        sample_index,
+        token_ids
+    ]))
 }
 
 /// Returns the id of a contrast pair.
@@ -428,13 +438,20 @@ mod tests {
         assert_eq!(id.len(), 32);
         assert_eq!(id, prompt_id(&[Message::user("sort : pear fig")]));
         assert_ne!(id, prompt_id(&[Message::assistant("sort : pear fig")]));
-        assert_ne!(response_id(&id, "base", 0, &[1, 2]), response_id(&id, "base", 1, &[1, 2]));
+        assert_ne!(
+            response_id(&id, "base", 0, &[1, 2]),
+            response_id(&id, "base", 1, &[1, 2])
+        );
     }
 
     #[test]
     fn units_are_taken_from_the_doc_comment() {
         let schema = ResponseRow::schema();
-        let column = schema.columns.iter().find(|c| c.name == "prompt_tokens").unwrap();
+        let column = schema
+            .columns
+            .iter()
+            .find(|c| c.name == "prompt_tokens")
+            .unwrap();
         assert_eq!(column.unit.as_deref(), Some("tokens"));
         assert_eq!(column.meaning, "Length of the templated prompt.");
     }

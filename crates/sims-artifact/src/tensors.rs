@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use half::bf16;
-use safetensors::tensor::{Dtype, Metadata, SafeTensors};
+use safetensors::tensor::{Dtype, Metadata};
 use serde_json::{Value, json};
 
 use crate::atomic_file::AtomicFile;
@@ -126,10 +126,17 @@ impl TensorWriter {
     ///
     /// # Errors
     /// If the file cannot be created or a name is given twice.
-    pub fn create(path: &Path, mut specs: Vec<TensorSpec>, metadata: &Value) -> Result<Self, ArtifactError> {
+    pub fn create(
+        path: &Path,
+        mut specs: Vec<TensorSpec>,
+        metadata: &Value,
+    ) -> Result<Self, ArtifactError> {
         specs.sort_by(|a, b| a.name.cmp(&b.name));
         let mut header = serde_json::Map::new();
-        header.insert("__metadata__".into(), json!({ METADATA_KEY: canonical_json(metadata) }));
+        header.insert(
+            "__metadata__".into(),
+            json!({ METADATA_KEY: canonical_json(metadata) }),
+        );
         let mut offset = 0_usize;
         let mut places = BTreeMap::new();
         for spec in specs {
@@ -179,27 +186,46 @@ impl TensorWriter {
     ///
     /// # Errors
     /// If the tensor does not exist, the rows do not fit, or writing fails.
-    pub fn write_rows(&mut self, name: &str, first_row: usize, rows: &[f32]) -> Result<(), ArtifactError> {
+    pub fn write_rows(
+        &mut self,
+        name: &str,
+        first_row: usize,
+        rows: &[f32],
+    ) -> Result<(), ArtifactError> {
         let row_values = self.place(name)?.row_values;
         self.write_values(name, first_row * row_values, rows)
     }
 
-    fn write_values(&mut self, name: &str, first: usize, values: &[f32]) -> Result<(), ArtifactError> {
+    fn write_values(
+        &mut self,
+        name: &str,
+        first: usize,
+        values: &[f32],
+    ) -> Result<(), ArtifactError> {
         let place = self.place(name)?;
         if first + values.len() > place.values {
             return Err(ArtifactError::BadTensor {
                 path: self.path.clone(),
                 tensor: name.to_owned(),
-                message: format!("has {} values, but {} were written", place.values, first + values.len()),
+                message: format!(
+                    "has {} values, but {} were written",
+                    place.values,
+                    first + values.len()
+                ),
             });
         }
-        let (dtype, mut at) = (place.dtype, place.start + (first * place.dtype.bytes()) as u64);
+        let (dtype, mut at) = (
+            place.dtype,
+            place.start + (first * place.dtype.bytes()) as u64,
+        );
         let mut buffer = Vec::with_capacity(CHUNK_VALUES.min(values.len()) * dtype.bytes());
         for chunk in values.chunks(CHUNK_VALUES) {
             buffer.clear();
             match dtype {
                 StoredDtype::F32 => chunk.iter().for_each(|v| buffer.extend(v.to_le_bytes())),
-                StoredDtype::Bf16 => chunk.iter().for_each(|v| buffer.extend(bf16::from_f32(*v).to_le_bytes())),
+                StoredDtype::Bf16 => chunk
+                    .iter()
+                    .for_each(|v| buffer.extend(bf16::from_f32(*v).to_le_bytes())),
             }
             self.file
                 .file()
@@ -219,10 +245,12 @@ impl TensorWriter {
     }
 
     fn place(&self, name: &str) -> Result<&Place, ArtifactError> {
-        self.places.get(name).ok_or_else(|| ArtifactError::MissingTensor {
-            path: self.path.clone(),
-            tensor: name.to_owned(),
-        })
+        self.places
+            .get(name)
+            .ok_or_else(|| ArtifactError::MissingTensor {
+                path: self.path.clone(),
+                tensor: name.to_owned(),
+            })
     }
 }
 
@@ -256,18 +284,23 @@ impl TensorFile {
         file.read_exact_at(&mut prefix, 0).map_err(read)?;
         let header_bytes = u64::from_le_bytes(prefix);
         if header_bytes > length - 8 {
-            return Err(bad(format!("its header of {header_bytes} bytes does not fit in {length} bytes")));
+            return Err(bad(format!(
+                "its header of {header_bytes} bytes does not fit in {length} bytes"
+            )));
         }
-        let mut start = vec![0_u8; 8 + header_bytes as usize];
-        file.read_exact_at(&mut start, 0).map_err(read)?;
-        let (_, header) = SafeTensors::read_metadata(&start).map_err(|e| bad(e.to_string()))?;
+        let mut header = vec![0_u8; header_bytes as usize];
+        file.read_exact_at(&mut header, 8).map_err(read)?;
+        let header: Metadata = serde_json::from_slice(&header).map_err(|e| bad(e.to_string()))?;
         let data_start = 8 + header_bytes;
         let needed = data_start + header.data_len() as u64;
         if needed != length {
-            return Err(bad(format!("it has {length} bytes where its header says {needed}")));
+            return Err(bad(format!(
+                "it has {length} bytes where its header says {needed}"
+            )));
         }
         let metadata = match header.metadata().as_ref().and_then(|m| m.get(METADATA_KEY)) {
-            Some(text) => serde_json::from_str(text).map_err(|e| bad(format!("metadata `{METADATA_KEY}`: {e}")))?,
+            Some(text) => serde_json::from_str(text)
+                .map_err(|e| bad(format!("metadata `{METADATA_KEY}`: {e}")))?,
             None => Value::Null,
         };
         Ok(Self {
@@ -318,12 +351,22 @@ impl TensorFile {
     ///
     /// # Errors
     /// As [`TensorFile::read`], or if the rows are out of range.
-    pub fn read_rows(&self, name: &str, first: usize, count: usize) -> Result<Vec<f32>, ArtifactError> {
+    pub fn read_rows(
+        &self,
+        name: &str,
+        first: usize,
+        count: usize,
+    ) -> Result<Vec<f32>, ArtifactError> {
         let row_values: usize = self.shape(name)?.iter().skip(1).product();
         self.read_values(name, first * row_values, count * row_values)
     }
 
-    fn read_values(&self, name: &str, first: usize, count: usize) -> Result<Vec<f32>, ArtifactError> {
+    fn read_values(
+        &self,
+        name: &str,
+        first: usize,
+        count: usize,
+    ) -> Result<Vec<f32>, ArtifactError> {
         let info = self.info(name)?;
         let bad = |message: String| ArtifactError::BadTensor {
             path: self.path.clone(),
@@ -332,7 +375,10 @@ impl TensorFile {
         };
         let total: usize = info.shape.iter().product();
         if first + count > total {
-            return Err(bad(format!("has {total} values, but {} were asked for", first + count)));
+            return Err(bad(format!(
+                "has {total} values, but {} were asked for",
+                first + count
+            )));
         }
         let width = match info.dtype {
             Dtype::F32 => 4,
@@ -361,10 +407,12 @@ impl TensorFile {
     }
 
     fn info(&self, name: &str) -> Result<&safetensors::tensor::TensorInfo, ArtifactError> {
-        self.header.info(name).ok_or_else(|| ArtifactError::MissingTensor {
-            path: self.path.clone(),
-            tensor: name.to_owned(),
-        })
+        self.header
+            .info(name)
+            .ok_or_else(|| ArtifactError::MissingTensor {
+                path: self.path.clone(),
+                tensor: name.to_owned(),
+            })
     }
 }
 
@@ -374,7 +422,10 @@ mod tests {
 
     fn sample() -> BTreeMap<String, TensorData> {
         BTreeMap::from([
-            ("b".to_owned(), TensorData::matrix(3, 2, vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.5])),
+            (
+                "b".to_owned(),
+                TensorData::matrix(3, 2, vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.5]),
+            ),
             ("a".to_owned(), TensorData::vector(vec![0.25; 5])),
         ])
     }
@@ -393,9 +444,14 @@ mod tests {
         assert_eq!(file.read("b").unwrap(), sample()["b"]);
         assert_eq!(file.read_rows("b", 1, 2).unwrap(), [3.0, 4.0, 5.0, 6.5]);
         assert!(file.read_rows("b", 2, 2).is_err());
-        assert!(file.read("c").unwrap_err().to_string().contains("no tensor `c`"));
+        assert!(
+            file.read("c")
+                .unwrap_err()
+                .to_string()
+                .contains("no tensor `c`")
+        );
         // The format's own library agrees.
-        let whole = SafeTensors::deserialize(&first).unwrap();
+        let whole = safetensors::SafeTensors::deserialize(&first).unwrap();
         assert_eq!(whole.tensor("b").unwrap().shape(), [3, 2]);
     }
 
@@ -414,7 +470,9 @@ mod tests {
             .collect();
         let mut writer = TensorWriter::create(&b, specs, &Value::Null).unwrap();
         for row in [2, 0, 1] {
-            writer.write_rows("b", row, &sample()["b"].values[row * 2..][..2]).unwrap();
+            writer
+                .write_rows("b", row, &sample()["b"].values[row * 2..][..2])
+                .unwrap();
         }
         assert!(writer.write_rows("b", 3, &[0.0, 0.0]).is_err());
         writer.write_values("a", 0, &[0.25; 5]).unwrap();
@@ -431,7 +489,10 @@ mod tests {
         for keep in [0, 7, 20, bytes.len() - 1] {
             std::fs::write(&path, &bytes[..keep]).unwrap();
             let error = TensorFile::open(&path).unwrap_err().to_string();
-            assert!(error.contains("cut.safetensors is not a readable safetensors file"), "{error}");
+            assert!(
+                error.contains("cut.safetensors is not a readable safetensors file"),
+                "{error}"
+            );
         }
     }
 }
