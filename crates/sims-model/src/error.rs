@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::softmax::LogitsError;
+
 /// The result of this crate's operations.
 pub type Result<T> = std::result::Result<T, ModelError>;
 
@@ -150,6 +152,54 @@ pub enum ModelError {
         tokens: usize,
         /// The config's `max_position_embeddings`.
         limit: usize,
+    },
+    /// One of several sequences is longer than the model's context.
+    #[error("sequence {sequence} of {tokens} tokens does not fit the model's context of {limit}")]
+    SequenceTooLong {
+        /// The sequence's index in the request.
+        sequence: usize,
+        /// Its length in tokens.
+        tokens: usize,
+        /// The config's `max_position_embeddings`.
+        limit: usize,
+    },
+    /// A prompt leaves no room in the model's context for its response.
+    #[error(
+        "prompt {request} of {prompt_tokens} tokens and {max_new_tokens} new ones do not fit the model's context of {limit}"
+    )]
+    PromptTooLong {
+        /// The index of the request.
+        request: usize,
+        /// The prompt's length in tokens.
+        prompt_tokens: usize,
+        /// The most tokens that a response may have.
+        max_new_tokens: usize,
+        /// The config's `max_position_embeddings`.
+        limit: usize,
+    },
+    /// No token can be chosen from a row of logits.
+    #[error("request {request}, sample {sample}, new token {step}")]
+    Sampling {
+        /// The index of the request.
+        request: usize,
+        /// The index of the sample in the request.
+        sample: usize,
+        /// The index of the token in the response.
+        step: usize,
+        /// What is wrong with the logits.
+        #[source]
+        source: LogitsError,
+    },
+    /// No probability can be read from a row of logits.
+    #[error("sequence {sequence}, position {position}")]
+    Scoring {
+        /// The sequence's index in the request.
+        sequence: usize,
+        /// The position whose next token is scored.
+        position: usize,
+        /// What is wrong with the logits.
+        #[source]
+        source: LogitsError,
     },
     /// A request has no tokens to run.
     #[error("sequence {sequence} is empty")]

@@ -21,9 +21,13 @@ pub mod judge_template;
 pub mod kv_cache;
 pub mod language_model;
 pub mod ops;
+mod prefix_tree;
 pub mod rng;
 pub mod rope;
+pub mod sampler;
 pub mod score;
+pub mod slots;
+pub mod softmax;
 pub mod tokenizer;
 pub mod weights;
 

@@ -22,7 +22,6 @@ impl SampleKey {
     ///
     /// BLAKE3 key derivation over the little-endian numbers and the prompt id, which comes last so that no two
     /// argument lists encode to the same bytes.
-    #[must_use]
     pub fn new(seed: u64, round: u32, prompt_id: &str, sample_index: u32) -> Self {
         let mut hasher = blake3::Hasher::new_derive_key(KEY_CONTEXT);
         hasher.update(&seed.to_le_bytes());
@@ -35,19 +34,16 @@ impl SampleKey {
     }
 
     /// The key as a number, as the `seed` column of the responses table stores it.
-    #[must_use]
     pub fn as_u64(self) -> u64 {
         self.0
     }
 
     /// Returns the uniform number in `[0, 1)` of decode step `step` (0 = the first new token): a multiple of 2⁻⁵³.
-    #[must_use]
     pub fn uniform(self, step: u64) -> f64 {
         let [step_low, step_high] = split(step);
         let [key_low, key_high] = split(self.0);
         let [low, high, ..] = philox4x32_10([step_low, step_high, 0, 0], [key_low, key_high]);
         let bits = (u64::from(high) << 32) | u64::from(low);
-        #[expect(clippy::cast_precision_loss, reason = "53 bits fit a double exactly")]
         let numerator = (bits >> 11) as f64;
         numerator / (1_u64 << 53) as f64
     }
@@ -116,12 +112,9 @@ mod tests {
     fn streams_are_pinned() {
         // A change here changes every sampled token of every run: raise the sample stage's behaviour number with it.
         let key = SampleKey::new(17, 1, "p", 0);
-        assert_eq!(format!("{key:?}"), PINNED_KEY);
-        assert_eq!(key.uniform(0).to_bits(), PINNED_UNIFORM);
+        assert_eq!(format!("{key:?}"), "SampleKey(d95394fe25035929)");
+        assert_eq!(key.uniform(0), 0.988_881_162_997_349_8);
     }
-
-    const PINNED_KEY: &str = "SampleKey(TODO)";
-    const PINNED_UNIFORM: u64 = 0;
 
     #[test]
     fn each_part_of_the_key_matters() {

@@ -15,9 +15,15 @@ pub struct SlotAllocator {
 
 impl SlotAllocator {
     /// Creates an allocator over the slots `0..capacity`, all free.
-    #[must_use]
     pub fn new(capacity: usize) -> Self {
-        let free = if capacity == 0 { Vec::new() } else { vec![Range { start: 0, end: capacity }] };
+        let free = if capacity == 0 {
+            Vec::new()
+        } else {
+            vec![Range {
+                start: 0,
+                end: capacity,
+            }]
+        };
         Self { free, capacity }
     }
 
@@ -47,10 +53,20 @@ impl SlotAllocator {
         }
         let index = self.free.partition_point(|free| free.start < range.start);
         let fits_before = index == 0 || self.free[index - 1].end <= range.start;
-        let fits_after = self.free.get(index).map_or(range.end <= self.capacity, |next| range.end <= next.start);
-        assert!(fits_before && fits_after, "slots {range:?} were not allocated");
+        let fits_after = self
+            .free
+            .get(index)
+            .map_or(range.end <= self.capacity, |next| range.end <= next.start);
+        assert!(
+            fits_before && fits_after,
+            "slots {range:?} were not allocated"
+        );
         self.free.insert(index, range);
-        if self.free.get(index + 1).is_some_and(|next| next.start == self.free[index].end) {
+        if self
+            .free
+            .get(index + 1)
+            .is_some_and(|next| next.start == self.free[index].end)
+        {
             self.free[index].end = self.free.remove(index + 1).end;
         }
         if index > 0 && self.free[index - 1].end == self.free[index].start {
@@ -59,7 +75,6 @@ impl SlotAllocator {
     }
 
     /// Number of free slots, not necessarily adjacent.
-    #[must_use]
     pub fn free_slots(&self) -> usize {
         self.free.iter().map(ExactSizeIterator::len).sum()
     }
@@ -118,7 +133,10 @@ mod tests {
                 }
                 held.push((step as usize, range));
             }
-            assert_eq!(slots.free_slots(), owner.iter().filter(|slot| slot.is_none()).count());
+            assert_eq!(
+                slots.free_slots(),
+                owner.iter().filter(|slot| slot.is_none()).count()
+            );
         }
         for (_, range) in held {
             slots.release(range);

@@ -14,13 +14,11 @@ pub struct LogSumExp {
 
 impl LogSumExp {
     /// The normaliser `log Σ exp(x)`.
-    #[must_use]
     pub fn log_normaliser(self) -> f64 {
         f64::from(self.max) + libm::log(self.total)
     }
 
     /// Log-probability of an entry of the row whose logit is `logit`.
-    #[must_use]
     pub fn log_probability(self, logit: f32) -> f64 {
         (f64::from(logit) - f64::from(self.max)) - libm::log(self.total)
     }
@@ -53,7 +51,9 @@ pub fn log_sum_exp(logits: &[f32]) -> Result<LogSumExp, LogitsError> {
         for (weight, &logit) in block.iter_mut().zip(chunk) {
             *weight = exp_non_positive(logit - max);
         }
-        total = block[..chunk.len()].iter().fold(total, |sum, &weight| sum + f64::from(weight));
+        total = block[..chunk.len()]
+            .iter()
+            .fold(total, |sum, &weight| sum + f64::from(weight));
     }
     Ok(LogSumExp { max, total })
 }
@@ -69,21 +69,40 @@ pub(crate) fn softmax_weights(
 ) -> Result<LogSumExp, LogitsError> {
     let max = finite_max(logits)?;
     weights.clear();
-    weights.extend(logits.iter().map(|&logit| exp_non_positive((logit - max) / temperature)));
-    let total = weights.iter().fold(0.0, |sum, &weight| sum + f64::from(weight));
+    weights.extend(
+        logits
+            .iter()
+            .map(|&logit| exp_non_positive((logit - max) / temperature)),
+    );
+    let total = weights
+        .iter()
+        .fold(0.0, |sum, &weight| sum + f64::from(weight));
     Ok(LogSumExp { max, total })
 }
 
 /// Largest entry of a row, refusing NaN, `+inf` and rows without a finite entry.
 fn finite_max(logits: &[f32]) -> Result<f32, LogitsError> {
     // A NaN makes `x < inf` false, so one comparison covers both bad values.
-    let all_below_infinity = logits.iter().fold(true, |fine, &logit| fine & (logit < f32::INFINITY));
+    let all_below_infinity = logits
+        .iter()
+        .fold(true, |fine, &logit| fine & (logit < f32::INFINITY));
     if !all_below_infinity {
-        let token = logits.iter().position(|&logit| logit.is_nan() || logit == f32::INFINITY);
-        return Err(LogitsError::NotFinite { token: token.unwrap_or(0) });
+        let token = logits
+            .iter()
+            .position(|&logit| logit.is_nan() || logit == f32::INFINITY);
+        return Err(LogitsError::NotFinite {
+            token: token.unwrap_or(0),
+        });
     }
-    let max = logits.iter().fold(f32::NEG_INFINITY, |max, &logit| if logit > max { logit } else { max });
-    if max == f32::NEG_INFINITY { Err(LogitsError::NothingLeft) } else { Ok(max) }
+    let max = logits.iter().fold(
+        f32::NEG_INFINITY,
+        |max, &logit| if logit > max { logit } else { max },
+    );
+    if max == f32::NEG_INFINITY {
+        Err(LogitsError::NothingLeft)
+    } else {
+        Ok(max)
+    }
 }
 
 /// `exp(x)` for `x ≤ 0`: relative error below 2·10⁻⁷, 0 below −87.
@@ -136,7 +155,9 @@ mod tests {
 
     #[test]
     fn both_forms_agree_to_the_bit() {
-        let logits: Vec<f32> = (0..301).map(|i| ((i * 37) % 101) as f32 * 0.13 - 4.0).collect();
+        let logits: Vec<f32> = (0..301)
+            .map(|i| ((i * 37) % 101) as f32 * 0.13 - 4.0)
+            .collect();
         let mut weights = Vec::new();
         let from_weights = softmax_weights(&logits, 1.0, &mut weights).unwrap();
         assert_eq!(from_weights, log_sum_exp(&logits).unwrap());
@@ -144,9 +165,18 @@ mod tests {
 
     #[test]
     fn bad_rows_are_refused() {
-        assert_eq!(log_sum_exp(&[0.0, f32::NAN]), Err(LogitsError::NotFinite { token: 1 }));
-        assert_eq!(log_sum_exp(&[f32::INFINITY, 0.0]), Err(LogitsError::NotFinite { token: 0 }));
-        assert_eq!(log_sum_exp(&[f32::NEG_INFINITY; 3]), Err(LogitsError::NothingLeft));
+        assert_eq!(
+            log_sum_exp(&[0.0, f32::NAN]),
+            Err(LogitsError::NotFinite { token: 1 })
+        );
+        assert_eq!(
+            log_sum_exp(&[f32::INFINITY, 0.0]),
+            Err(LogitsError::NotFinite { token: 0 })
+        );
+        assert_eq!(
+            log_sum_exp(&[f32::NEG_INFINITY; 3]),
+            Err(LogitsError::NothingLeft)
+        );
         assert_eq!(log_sum_exp(&[]), Err(LogitsError::NothingLeft));
     }
 }
