@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use candle_core::{Device, Tensor};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
@@ -213,7 +213,7 @@ pub(super) fn write_model(dir: &Path, network: &Network, end: u32) -> Result<(),
 ///
 /// # Errors
 /// When the file cannot be written.
-pub(super) fn write_json(path: &PathBuf, value: &serde_json::Value) -> Result<(), TrainError> {
+pub(super) fn write_json(path: &Path, value: &serde_json::Value) -> Result<(), TrainError> {
     write_atomically(path, format!("{value:#}\n").as_bytes())
 }
 

@@ -43,7 +43,7 @@ pub struct TrainArgs {
 /// Reads a whole positive number, also in the form `24e6`.
 fn parse_count(text: &str) -> Result<u64, String> {
     match text.parse::<f64>() {
-        Ok(n) if n >= 1.0 && n < 1e15 && n.fract() == 0.0 => Ok(n as u64),
+        Ok(n) if (1.0..1e15).contains(&n) && n.fract() == 0.0 => Ok(n as u64),
         _ => Err("expected a whole number of at least 1, such as 24e6".to_owned()),
     }
 }

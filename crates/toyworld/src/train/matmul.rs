@@ -168,12 +168,12 @@ enum Kernel {
     Portable,
 }
 
-/// Calls `$name::<rows, transposed>($tile)` for the given run-time values.
+/// Calls `$name::<rows, transposed>($tile)` for the given run-time values, inside `unsafe`.
 macro_rules! tile_of_rows {
     ($name:ident, $rows:expr, $transposed:expr, $tile:expr; $($n:literal)*) => {
         match ($rows, $transposed) {
-            $(($n, false) => unsafe { $name::<$n, false>($tile) },
-              ($n, true) => unsafe { $name::<$n, true>($tile) },)*
+            $(($n, false) => $name::<$n, false>($tile),
+              ($n, true) => $name::<$n, true>($tile),)*
             _ => unreachable!("a tile has 1 to 12 rows"),
         }
     };
@@ -205,7 +205,8 @@ impl Kernel {
         match self {
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => {
-                tile_of_rows!(avx512, rows, transposed, tile; 1 2 3 4 5 6 7 8 9 10 11 12);
+                // SAFETY: as this function.
+                unsafe { tile_of_rows!(avx512, rows, transposed, tile; 1 2 3 4 5 6 7 8 9 10 11 12) }
             }
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as this function.

@@ -53,6 +53,9 @@ impl NetworkSize {
     }
 }
 
+/// Shape and elements of a tensor.
+pub(super) type Values = (Vec<usize>, Vec<f32>);
+
 /// One trained tensor.
 pub(super) struct Parameter {
     /// Unique name; fused tensors have names of their own.
@@ -95,7 +98,7 @@ impl Network {
     /// # Errors
     /// When the hidden size is not a multiple of the head width.
     pub(super) fn new(size: NetworkSize, seed: u64) -> Result<Self> {
-        if size.hidden_size == 0 || size.hidden_size % HEAD_DIM != 0 {
+        if size.hidden_size == 0 || !size.hidden_size.is_multiple_of(HEAD_DIM) {
             candle_core::bail!(
                 "hidden size {} is not a multiple of {HEAD_DIM}",
                 size.hidden_size
@@ -204,7 +207,7 @@ impl Network {
     ///
     /// # Errors
     /// When a tensor cannot be read.
-    pub(super) fn hugging_face_tensors(&self) -> Result<BTreeMap<String, (Vec<usize>, Vec<f32>)>> {
+    pub(super) fn hugging_face_tensors(&self) -> Result<BTreeMap<String, Values>> {
         let mut out = BTreeMap::new();
         let mut put = |name: String, var: &Var, parts: &[(&str, usize)]| -> Result<()> {
             let data = with_elements(var, <[f32]>::to_vec)?;

@@ -236,11 +236,11 @@ impl<'a> Run<'a> {
             let rate = self.step(source)?;
             let step = self.progress.step;
             let last = self.progress.tokens >= self.settings.tokens;
-            if last || step % self.settings.log_every == 0 {
-                let validate = last || step % self.settings.validate_every == 0;
+            if last || step.is_multiple_of(self.settings.log_every) {
+                let validate = last || step.is_multiple_of(self.settings.validate_every);
                 self.log_row(rate, if validate { Some(validation) } else { None })?;
             }
-            if step % self.settings.checkpoint_every == 0 {
+            if step.is_multiple_of(self.settings.checkpoint_every) {
                 self.save()?;
             }
             if last || reported.elapsed().as_secs() >= 5 {
