@@ -1,11 +1,20 @@
 //! The decoder: tokens and a KV cache in, hidden states and logits out.
+//!
+//! One forward pass, in two forms: [`fast`] on the CPU's own kernels, [`plain`] in candle's operations.
+//! The plain form runs on every device, and is what tests hold the fast one against.
+
+mod fast;
+mod plain;
 
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 
-use crate::{Batch, Config, Hook, KvCache, ModelError, Result};
+use crate::ops::InstructionSet;
+use crate::weights::{BlockTensors, Checkpoint, OuterTensors};
+use crate::{Batch, Config, Hook, KvCache, ModelError, Result, Segment};
 
 /// The type that weights are held in.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -42,14 +51,69 @@ impl FromStr for Dtype {
     }
 }
 
+/// Which implementation computes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Kernels {
+    /// The fastest on the device.
+    #[default]
+    Fastest,
+    /// The CPU's own kernels, compiled for these instructions.
+    Cpu(InstructionSet),
+    /// Candle's operations.
+    Candle,
+}
+
 /// A pre-norm decoder of the Llama family with its weights; immutable, so it can be shared by threads.
 pub struct Decoder {
     config: Config,
     device: Device,
     dtype: Dtype,
+    network: Network,
+}
+
+/// The weights, in the form that the kernels take.
+enum Network {
+    Fast(fast::Network),
+    Plain(plain::Network),
 }
 
 impl Decoder {
+    /// Reads `config.json` and the weights in `directory`.
+    ///
+    /// # Errors
+    /// A [`ModelError`] with the file and the key or tensor at fault, or [`ModelError::Setting`] for kernels
+    /// that the device does not run.
+    pub fn load(directory: &Path, device: &Device, dtype: Dtype, kernels: Kernels) -> Result<Self> {
+        let config = Config::open(directory)?;
+        let mut checkpoint = Checkpoint::open(directory, dtype)?;
+        let set = match (kernels, device) {
+            (Kernels::Fastest, Device::Cpu) => Some(InstructionSet::detect()),
+            (Kernels::Cpu(set), Device::Cpu) => Some(set),
+            (Kernels::Fastest | Kernels::Candle, _) => None,
+            (Kernels::Cpu(_), _) => {
+                let message = "the CPU's kernels run on the cpu device only".to_owned();
+                return Err(ModelError::Setting {
+                    setting: "kernels",
+                    message,
+                });
+            }
+        };
+        let outer = OuterTensors::read(&mut checkpoint, &config)?;
+        let blocks = (0..config.num_hidden_layers)
+            .map(|layer| BlockTensors::read(&mut checkpoint, &config, layer));
+        let network = match set {
+            Some(set) => Network::Fast(fast::Network::new(&config, set, dtype, outer, blocks)?),
+            None => Network::Plain(plain::Network::new(&config, device, dtype, outer, blocks)?),
+        };
+        checkpoint.finish()?;
+        Ok(Self {
+            config,
+            device: device.clone(),
+            dtype,
+            network,
+        })
+    }
+
     /// Runs the batch through every block, writing its keys and values to `cache`.
     ///
     /// Returns the hidden states after the final norm: `[rows, hidden_size]`, f32 on the CPU and the
@@ -60,19 +124,40 @@ impl Decoder {
     /// [`ModelError::TooLong`] beyond the model's context, and whatever the hook returns.
     pub fn forward(
         &self,
-        _batch: &Batch,
-        _cache: &mut KvCache,
-        _hook: Option<&mut dyn Hook>,
+        batch: &Batch,
+        cache: &mut KvCache,
+        hook: Option<&mut dyn Hook>,
     ) -> Result<Tensor> {
-        todo!()
+        batch.check(&self.config)?;
+        cache.admit(batch)?;
+        let layers = self.config.num_hidden_layers;
+        if hook
+            .as_ref()
+            .is_some_and(|hook| !(0..layers).any(|layer| hook.wants(layer)))
+        {
+            return Err(ModelError::IdleHook { layers });
+        }
+        if cache.layers.is_none() {
+            cache.layers = Some(match &self.network {
+                Network::Fast(network) => network.new_cache(cache.slots()),
+                Network::Plain(network) => network.new_cache(cache.slots())?,
+            });
+        }
+        match &self.network {
+            Network::Fast(network) => network.forward(batch, cache, hook),
+            Network::Plain(network) => network.forward(batch, cache, hook),
+        }
     }
 
     /// Returns the logits `[n, vocab_size]`, f32, of rows `[n, hidden_size]` that [`forward`](Self::forward) returned.
     ///
     /// # Errors
     /// [`ModelError::Tensor`] when the rows have another shape, dtype or device.
-    pub fn logits(&self, _hidden_rows: &Tensor) -> Result<Tensor> {
-        todo!()
+    pub fn logits(&self, hidden_rows: &Tensor) -> Result<Tensor> {
+        match &self.network {
+            Network::Fast(network) => network.logits(hidden_rows),
+            Network::Plain(network) => network.logits(hidden_rows),
+        }
     }
 
     /// Returns the model's config.
@@ -88,5 +173,48 @@ impl Decoder {
     /// Returns the type that the weights are held in.
     pub fn dtype(&self) -> Dtype {
         self.dtype
+    }
+
+    /// Returns the type of hidden states: f32 on the CPU, the weights' elsewhere.
+    pub fn hidden_dtype(&self) -> DType {
+        match &self.network {
+            Network::Fast(_) => DType::F32,
+            Network::Plain(network) => network.dtype(),
+        }
+    }
+}
+
+/// Calls the hook after `layer`, and checks what it returns.
+fn call_hook(
+    hook: &mut dyn Hook,
+    layer: usize,
+    segments: &[Segment],
+    hidden: &Tensor,
+) -> Result<Option<Tensor>> {
+    let replacement = hook.on_block(layer, segments, hidden)?;
+    if let Some(new) = &replacement
+        && (new.shape() != hidden.shape()
+            || new.dtype() != hidden.dtype()
+            || !new.device().same_device(hidden.device()))
+    {
+        let message = format!(
+            "it returned {:?} {:?} on {:?} in place of {:?} {:?} on {:?}",
+            new.dtype(),
+            new.shape(),
+            new.device().location(),
+            hidden.dtype(),
+            hidden.shape(),
+            hidden.device().location(),
+        );
+        return Err(ModelError::Hook { layer, message });
+    }
+    Ok(replacement)
+}
+
+/// The error for a cache that is not of the kind, depth or width that a network writes.
+fn foreign_cache() -> ModelError {
+    ModelError::Setting {
+        setting: "cache",
+        message: "it was made for another decoder".to_owned(),
     }
 }

@@ -1,10 +1,15 @@
 //! A model directory, opened: decoder, tokenizer, templates and generation defaults.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use candle_core::Device;
+use serde_json::{Map, Value};
 
-use crate::{ChatTemplate, Decoder, Dtype, JudgeTemplate, Result, Tokenizer};
+use crate::config::{read_text, token_ids};
+use crate::decoder::Kernels;
+use crate::{ChatTemplate, Decoder, Dtype, JudgeTemplate, ModelError, Result, Tokenizer};
 
 /// How to load a model.
 #[derive(Debug, Clone)]
@@ -36,6 +41,71 @@ pub enum DeviceChoice {
     Cuda(usize),
 }
 
+impl DeviceChoice {
+    /// Opens the device.
+    ///
+    /// # Errors
+    /// [`ModelError::Device`] for a CUDA device that this build or machine does not have.
+    pub fn open(self) -> Result<Device> {
+        let refused = |error: candle_core::Error| ModelError::Device {
+            device: self.to_string(),
+            message: error.to_string(),
+        };
+        match self {
+            Self::Auto => Ok(Device::new_cuda(0).unwrap_or(Device::Cpu)),
+            Self::Cpu => Ok(Device::Cpu),
+            Self::Cuda(number) => Device::new_cuda(number).map_err(refused),
+        }
+    }
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(number) => write!(f, "cuda:{number}"),
+        }
+    }
+}
+
+impl FromStr for DeviceChoice {
+    type Err = ModelError;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let number = |text: &str| text.parse().ok();
+        match text {
+            "auto" => Some(Self::Auto),
+            "cpu" => Some(Self::Cpu),
+            "cuda" => Some(Self::Cuda(0)),
+            _ => text.strip_prefix("cuda:").and_then(number).map(Self::Cuda),
+        }
+        .ok_or_else(|| {
+            let message = format!("`{text}` is none of auto, cpu, cuda, cuda:N");
+            ModelError::Setting {
+                setting: "device",
+                message,
+            }
+        })
+    }
+}
+
+/// Sets how many threads the CPU kernels and the tokenizer use; for the start of a program.
+///
+/// Results do not depend on it. Without it, `RAYON_NUM_THREADS` or the machine decides.
+///
+/// # Errors
+/// [`ModelError::Setting`] when the threads are running already.
+pub fn set_threads(threads: usize) -> Result<()> {
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build_global()
+        .map_err(|error| ModelError::Setting {
+            setting: "threads",
+            message: error.to_string(),
+        })
+}
+
 /// The defaults of `generation_config.json`.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct GenerationConfig {
@@ -43,21 +113,58 @@ pub struct GenerationConfig {
     pub eos_token_ids: Vec<u32>,
 }
 
+impl GenerationConfig {
+    /// Reads `generation_config.json` in `directory`, where it exists and names end-of-text tokens.
+    fn open(directory: &Path) -> Result<Option<Self>> {
+        let path = directory.join("generation_config.json");
+        if !path.exists() {
+            return Ok(None);
+        }
+        let text = read_text(&path, "it names the tokens that end a response")?;
+        let keys: Map<String, Value> =
+            serde_json::from_str(&text).map_err(|source| ModelError::Json {
+                path: path.clone(),
+                source,
+            })?;
+        let eos_token_ids = token_ids(&keys, "eos_token_id", &path)?;
+        Ok((!eos_token_ids.is_empty()).then_some(Self { eos_token_ids }))
+    }
+}
+
 /// A Hugging Face model directory, opened.
 pub struct LanguageModel {
     directory: PathBuf,
     decoder: Decoder,
     tokenizer: Tokenizer,
+    chat_template: Option<ChatTemplate>,
     generation_config: GenerationConfig,
+    judge_template: Option<JudgeTemplate>,
 }
 
 impl LanguageModel {
     /// Opens the model in `directory`.
     ///
     /// # Errors
-    /// A [`ModelError`](crate::ModelError) with the file, and where it applies the key or tensor, at fault.
-    pub fn load(_directory: &Path, _options: &LoadOptions) -> Result<Self> {
-        todo!()
+    /// A [`ModelError`] with the file, and where it applies the key or tensor, at fault.
+    pub fn load(directory: &Path, options: &LoadOptions) -> Result<Self> {
+        // The small files come first, so that what is wrong with them shows before the weights are read.
+        let tokenizer = Tokenizer::open(directory)?;
+        let chat_template = ChatTemplate::open(directory)?;
+        let judge_template = JudgeTemplate::open(directory)?;
+        let generation_config = GenerationConfig::open(directory)?;
+        let decoder = Decoder::load(directory, &options.device, options.dtype, Kernels::Fastest)?;
+        tokenizer.check_vocabulary(decoder.config().vocab_size)?;
+        let generation_config = generation_config.unwrap_or_else(|| GenerationConfig {
+            eos_token_ids: decoder.config().eos_token_ids.clone(),
+        });
+        Ok(Self {
+            directory: directory.to_owned(),
+            decoder,
+            tokenizer,
+            chat_template,
+            generation_config,
+            judge_template,
+        })
     }
 
     /// Returns the directory that the model was opened from.
@@ -78,9 +185,18 @@ impl LanguageModel {
     /// Returns the chat template.
     ///
     /// # Errors
-    /// [`ModelError::Template`](crate::ModelError::Template) when the model has none.
+    /// [`ModelError::Template`] when the model has none.
     pub fn chat_template(&self) -> Result<&ChatTemplate> {
-        todo!()
+        self.chat_template.as_ref().ok_or_else(|| {
+            let directory = self.directory.display();
+            let message = format!(
+                "{directory} has neither a chat_template.jinja nor one in tokenizer_config.json"
+            );
+            ModelError::Template {
+                template: "chat",
+                message,
+            }
+        })
     }
 
     /// Returns the generation defaults.
@@ -90,6 +206,38 @@ impl LanguageModel {
 
     /// Returns the judge template that comes with the model, if one does.
     pub fn judge_template(&self) -> Option<&JudgeTemplate> {
-        todo!()
+        self.judge_template.as_ref()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_read_as_they_are_written() {
+        for (text, choice) in [
+            ("auto", DeviceChoice::Auto),
+            ("cpu", DeviceChoice::Cpu),
+            ("cuda:0", DeviceChoice::Cuda(0)),
+            ("cuda:3", DeviceChoice::Cuda(3)),
+        ] {
+            assert_eq!(text.parse::<DeviceChoice>().expect("valid"), choice);
+            assert_eq!(choice.to_string(), text);
+        }
+        assert_eq!(
+            "cuda".parse::<DeviceChoice>().expect("valid"),
+            DeviceChoice::Cuda(0)
+        );
+        let error = "cuda:x"
+            .parse::<DeviceChoice>()
+            .expect_err("refused")
+            .to_string();
+        assert_eq!(error, "device: `cuda:x` is none of auto, cpu, cuda, cuda:N");
+    }
+
+    #[test]
+    fn auto_is_a_device_that_opens() {
+        DeviceChoice::Auto.open().expect("falls back to the CPU");
     }
 }

@@ -35,7 +35,7 @@ pub use batch::{Batch, Segment};
 pub use candle_core::{Device, Tensor};
 pub use chat_template::{ChatMessage, ChatTemplate};
 pub use config::Config;
-pub use decoder::{Decoder, Dtype};
+pub use decoder::{Decoder, Dtype, Kernels};
 pub use error::{ModelError, Result};
 pub use hook::Hook;
 pub use judge_template::JudgeTemplate;

@@ -1,25 +1,84 @@
 //! Text to token ids and back, by the model's `tokenizer.json`.
 
+use std::path::{Path, PathBuf};
+
+use crate::config::read_text;
 use crate::{ModelError, Result};
 
 /// The model's tokenizer.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
+    path: PathBuf,
 }
 
 impl Tokenizer {
+    /// Reads `tokenizer.json` in `directory`.
+    ///
+    /// # Errors
+    /// [`ModelError::MissingFile`], or [`ModelError::Tokenizer`] when the file is not a tokenizer.
+    pub fn open(directory: &Path) -> Result<Self> {
+        let path = directory.join("tokenizer.json");
+        let text = read_text(&path, "it turns text into tokens")?;
+        let mut inner =
+            tokenizers::Tokenizer::from_bytes(&text).map_err(|error| ModelError::Tokenizer {
+                message: format!("{}: {error}", path.display()),
+            })?;
+        // A file may ask for padding or truncation; here a text is exactly its tokens.
+        inner.with_padding(None);
+        inner.with_truncation(None).map_err(refused)?;
+        Ok(Self { inner, path })
+    }
+
+    /// Checks that the model has an embedding for every token.
+    ///
+    /// # Errors
+    /// [`ModelError::VocabularyMismatch`].
+    pub fn check_vocabulary(&self, vocab_size: usize) -> Result<()> {
+        let tokenizer = self.vocab_size();
+        if tokenizer > vocab_size {
+            let path = self.path.clone();
+            return Err(ModelError::VocabularyMismatch {
+                path,
+                tokenizer,
+                model: vocab_size,
+            });
+        }
+        Ok(())
+    }
+
+    /// Returns one more than the highest token id.
+    pub fn vocab_size(&self) -> usize {
+        self.inner
+            .get_vocab(true)
+            .values()
+            .max()
+            .map_or(0, |&id| id as usize + 1)
+    }
+
     /// Returns the token ids of `text`, with no special tokens added: a chat template writes its own.
     ///
     /// # Errors
     /// [`ModelError::Tokenizer`] when the tokenizer fails on the text.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self
+        Ok(self
             .inner
-            .encode(text, false)
-            .map_err(|error| ModelError::Tokenizer {
-                message: error.to_string(),
-            })?;
-        Ok(encoding.get_ids().to_vec())
+            .encode_fast(text, false)
+            .map_err(refused)?
+            .get_ids()
+            .to_vec())
+    }
+
+    /// Returns the token ids of `text` with the special tokens that the tokenizer puts around a document.
+    ///
+    /// # Errors
+    /// [`ModelError::Tokenizer`] when the tokenizer fails on the text.
+    pub fn encode_document(&self, text: &str) -> Result<Vec<u32>> {
+        Ok(self
+            .inner
+            .encode_fast(text, true)
+            .map_err(refused)?
+            .get_ids()
+            .to_vec())
     }
 
     /// Returns the text of `token_ids`, leaving special tokens out.
@@ -27,15 +86,32 @@ impl Tokenizer {
     /// # Errors
     /// [`ModelError::Tokenizer`] when the tokenizer fails on the ids.
     pub fn decode(&self, token_ids: &[u32]) -> Result<String> {
-        self.inner
-            .decode(token_ids, true)
-            .map_err(|error| ModelError::Tokenizer {
-                message: error.to_string(),
-            })
+        self.inner.decode(token_ids, true).map_err(refused)
     }
 
     /// Returns the id of `token` as a whole vocabulary entry.
     pub fn token_id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)
+    }
+
+    /// Returns the vocabulary entry with this id.
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
+    /// Returns the texts of the special tokens, in the order of their ids.
+    pub fn special_tokens(&self) -> Vec<String> {
+        let added = self.inner.get_added_tokens_decoder();
+        added
+            .into_values()
+            .filter(|token| token.special)
+            .map(|token| token.content)
+            .collect()
+    }
+}
+
+fn refused(error: tokenizers::Error) -> ModelError {
+    ModelError::Tokenizer {
+        message: error.to_string(),
     }
 }

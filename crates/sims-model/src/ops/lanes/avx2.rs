@@ -1,0 +1,131 @@
+//! Sixteen lanes in two AVX2 registers.
+
+use std::arch::x86_64::*;
+
+use super::{Kernel, LANES, Lanes};
+
+/// The proof that the machine has AVX2 and FMA.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Avx2(());
+
+impl Avx2 {
+    pub(super) fn detect() -> Option<Self> {
+        (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")).then_some(Self(()))
+    }
+
+    pub(super) fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        #[target_feature(enable = "avx2,fma")]
+        fn compiled_for<K: Kernel>(lanes: Avx2, kernel: K) -> K::Output {
+            kernel.run(lanes)
+        }
+        // SAFETY: `self` exists only where `detect` found these features.
+        unsafe { compiled_for(self, kernel) }
+    }
+}
+
+/// Lanes 0 to 7, and 8 to 15.
+#[derive(Clone, Copy)]
+pub(super) struct Halves(__m256, __m256);
+
+// SAFETY of every block below: a value of `Avx2` exists only where the machine has the features that
+// the intrinsics need, and array references point to sixteen readable (or writable) elements.
+impl Lanes for Avx2 {
+    type V = Halves;
+
+    const SUMS: usize = 6;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> Self::V {
+        let half = unsafe { _mm256_set1_ps(x) };
+        Halves(half, half)
+    }
+
+    #[inline(always)]
+    fn load(self, x: &[f32; LANES]) -> Self::V {
+        unsafe {
+            Halves(
+                _mm256_loadu_ps(x.as_ptr()),
+                _mm256_loadu_ps(x.as_ptr().add(8)),
+            )
+        }
+    }
+
+    #[inline(always)]
+    fn store(self, v: Self::V, out: &mut [f32; LANES]) {
+        unsafe {
+            _mm256_storeu_ps(out.as_mut_ptr(), v.0);
+            _mm256_storeu_ps(out.as_mut_ptr().add(8), v.1);
+        }
+    }
+
+    #[inline(always)]
+    fn load_bf16_pairs(self, x: &[u32; LANES]) -> [Self::V; 2] {
+        unsafe {
+            let first = _mm256_loadu_si256(x.as_ptr().cast());
+            let second = _mm256_loadu_si256(x.as_ptr().add(8).cast());
+            let upper = _mm256_set1_epi32(0xffff_0000_u32.cast_signed());
+            [
+                Halves(
+                    _mm256_castsi256_ps(_mm256_slli_epi32::<16>(first)),
+                    _mm256_castsi256_ps(_mm256_slli_epi32::<16>(second)),
+                ),
+                Halves(
+                    _mm256_castsi256_ps(_mm256_and_si256(first, upper)),
+                    _mm256_castsi256_ps(_mm256_and_si256(second, upper)),
+                ),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    fn add(self, a: Self::V, b: Self::V) -> Self::V {
+        unsafe { Halves(_mm256_add_ps(a.0, b.0), _mm256_add_ps(a.1, b.1)) }
+    }
+
+    #[inline(always)]
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V {
+        unsafe { Halves(_mm256_sub_ps(a.0, b.0), _mm256_sub_ps(a.1, b.1)) }
+    }
+
+    #[inline(always)]
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V {
+        unsafe { Halves(_mm256_mul_ps(a.0, b.0), _mm256_mul_ps(a.1, b.1)) }
+    }
+
+    #[inline(always)]
+    fn div(self, a: Self::V, b: Self::V) -> Self::V {
+        unsafe { Halves(_mm256_div_ps(a.0, b.0), _mm256_div_ps(a.1, b.1)) }
+    }
+
+    #[inline(always)]
+    fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+        unsafe {
+            Halves(
+                _mm256_fmadd_ps(a.0, b.0, c.0),
+                _mm256_fmadd_ps(a.1, b.1, c.1),
+            )
+        }
+    }
+
+    #[inline(always)]
+    fn max(self, a: Self::V, b: Self::V) -> Self::V {
+        unsafe { Halves(_mm256_max_ps(a.0, b.0), _mm256_max_ps(a.1, b.1)) }
+    }
+
+    #[inline(always)]
+    fn min(self, a: Self::V, b: Self::V) -> Self::V {
+        unsafe { Halves(_mm256_min_ps(a.0, b.0), _mm256_min_ps(a.1, b.1)) }
+    }
+
+    #[inline(always)]
+    fn exp2_of_shifted(self, shifted: Self::V) -> Self::V {
+        unsafe {
+            let one = _mm256_set1_epi32(1f32.to_bits().cast_signed());
+            let power = |half| {
+                let exponent = _mm256_slli_epi32::<23>(_mm256_castps_si256(half));
+                _mm256_castsi256_ps(_mm256_add_epi32(exponent, one))
+            };
+            Halves(power(shifted.0), power(shifted.1))
+        }
+    }
+}

@@ -1,0 +1,383 @@
+//! The linear layer with packed weights.
+//!
+//! Weights are packed once, at load, into panels of 64 outputs: for each input the 64 weights lie side
+//! by side. One tile of the product is a few rows by up to 64 outputs, all of whose sums stay in
+//! registers. Each sum adds its products in the order of the inputs, one fused multiply-add at a time,
+//! whatever the tile, so that a row's outputs do not depend on the rows beside it.
+
+use half::bf16;
+use rayon::prelude::*;
+
+use super::InstructionSet;
+use super::lanes::{Kernel, LANES, Lanes};
+use super::shared_slice::SharedSlice;
+use crate::Dtype;
+use crate::weights::Projection;
+
+/// Outputs of one panel.
+const PANEL: usize = 64;
+
+/// A linear layer whose weights are packed for the CPU, in f32 or bf16.
+pub struct PackedLinear {
+    in_features: usize,
+    out_features: usize,
+    panels: Panels,
+    bias: Option<Vec<f32>>,
+}
+
+/// The packed weights, `[panels, in_features]` of 64 outputs each; those past the last output are zero.
+enum Panels {
+    F32(Vec<[f32; PANEL]>),
+    Bf16(Vec<[u32; PANEL / 2]>),
+}
+
+/// What happens to the outputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Write {
+    /// They replace what was there.
+    Store,
+    /// They are added to what was there, as to the residual stream.
+    Add,
+}
+
+/// Whether a layer uses the calling thread alone or all of the current rayon pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Spread {
+    /// The calling thread; others are at other rows.
+    OneThread,
+    /// All threads of the pool.
+    AllThreads,
+}
+
+impl PackedLinear {
+    /// Packs a layer's weights; with [`Dtype::Bf16`] they are rounded to it.
+    pub fn pack(projection: Projection, dtype: Dtype) -> Self {
+        let Projection {
+            out_features,
+            in_features,
+            weight,
+            bias,
+        } = projection;
+        let panel_weight = |panel: usize, input: usize, lane: usize| {
+            let output = panel * PANEL + lane;
+            if output < out_features {
+                weight[output * in_features + input]
+            } else {
+                0.0
+            }
+        };
+        let rows = (0..out_features.div_ceil(PANEL))
+            .flat_map(|panel| (0..in_features).map(move |input| (panel, input)));
+        let panels = match dtype {
+            Dtype::F32 => Panels::F32(
+                rows.map(|(panel, input)| {
+                    std::array::from_fn(|lane| panel_weight(panel, input, lane))
+                })
+                .collect(),
+            ),
+            // Element i of 16 holds outputs i (lower half) and 16 + i (upper half) of each 32.
+            Dtype::Bf16 => Panels::Bf16(
+                rows.map(|(panel, input)| {
+                    std::array::from_fn(|i| {
+                        let lane = i / LANES * 2 * LANES + i % LANES;
+                        let bits = |lane| {
+                            u32::from(bf16::from_f32(panel_weight(panel, input, lane)).to_bits())
+                        };
+                        bits(lane) | bits(lane + LANES) << 16
+                    })
+                })
+                .collect(),
+            ),
+        };
+        Self {
+            in_features,
+            out_features,
+            panels,
+            bias,
+        }
+    }
+
+    /// Returns the number of inputs.
+    pub fn in_features(&self) -> usize {
+        self.in_features
+    }
+
+    /// Returns the number of outputs.
+    pub fn out_features(&self) -> usize {
+        self.out_features
+    }
+
+    /// Returns the bytes that the packed weights take.
+    pub fn bytes(&self) -> usize {
+        match &self.panels {
+            Panels::F32(rows) => size_of_val(rows.as_slice()),
+            Panels::Bf16(rows) => size_of_val(rows.as_slice()),
+        }
+    }
+
+    /// Computes `x · weightᵀ + bias`, f32 sums.
+    ///
+    /// `x`: `[rows, in_features]`; `out`: `[rows, out_features]`, both f32.
+    pub fn forward(
+        &self,
+        set: InstructionSet,
+        x: &[f32],
+        out: &mut [f32],
+        write: Write,
+        spread: Spread,
+    ) {
+        debug_assert_eq!(x.len() / self.in_features, out.len() / self.out_features);
+        let out = SharedSlice::new(out);
+        let panel = |panel: usize| {
+            let rows = panel * self.in_features..(panel + 1) * self.in_features;
+            let common = PanelProduct {
+                layer: self,
+                x,
+                first: panel * PANEL,
+                weights: (),
+                write,
+                out,
+            };
+            // Different panels write different outputs, as PanelProduct requires.
+            match &self.panels {
+                Panels::F32(weights) => set.run(common.with(&weights[rows])),
+                Panels::Bf16(weights) => set.run(common.with(&weights[rows])),
+            }
+        };
+        let panels = self.out_features.div_ceil(PANEL);
+        match spread {
+            Spread::OneThread => (0..panels).for_each(panel),
+            Spread::AllThreads => (0..panels).into_par_iter().for_each(panel),
+        }
+    }
+}
+
+/// The weights of one input within a panel.
+trait PanelRow: Copy {
+    /// Returns the weights of outputs `16 * first..16 * (first + W)` of the panel; `first` and `W` are even or W is 4.
+    fn load<L: Lanes, const W: usize>(&self, lanes: L, first: usize) -> [L::V; W];
+}
+
+impl PanelRow for [f32; PANEL] {
+    #[inline(always)]
+    fn load<L: Lanes, const W: usize>(&self, lanes: L, first: usize) -> [L::V; W] {
+        let columns = self.as_chunks::<LANES>().0;
+        std::array::from_fn(|column| lanes.load(&columns[first + column]))
+    }
+}
+
+impl PanelRow for [u32; PANEL / 2] {
+    #[inline(always)]
+    fn load<L: Lanes, const W: usize>(&self, lanes: L, first: usize) -> [L::V; W] {
+        let pairs = self.as_chunks::<LANES>().0;
+        std::array::from_fn(|column| {
+            lanes.load_bf16_pairs(&pairs[(first + column) / 2])[column % 2]
+        })
+    }
+}
+
+/// The product of all rows with one panel. No other thread may write outputs `first..first + 64` meanwhile.
+struct PanelProduct<'a, P> {
+    layer: &'a PackedLinear,
+    /// `[rows, in_features]`.
+    x: &'a [f32],
+    /// The panel's first output.
+    first: usize,
+    /// `[in_features]`.
+    weights: P,
+    write: Write,
+    /// `[rows, out_features]`.
+    out: SharedSlice<'a>,
+}
+
+impl<'a> PanelProduct<'a, ()> {
+    fn with<P>(self, weights: &'a [P]) -> PanelProduct<'a, &'a [P]> {
+        let Self {
+            layer,
+            x,
+            first,
+            weights: (),
+            write,
+            out,
+        } = self;
+        PanelProduct {
+            layer,
+            x,
+            first,
+            weights,
+            write,
+            out,
+        }
+    }
+}
+
+impl<P: PanelRow> Kernel for PanelProduct<'_, &[P]> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        let tile_rows = if L::SUMS >= 24 { 6 } else { 3 };
+        let rows = self.x.len() / self.layer.in_features;
+        let mut row = 0;
+        while row < rows {
+            // A row alone takes all 64 outputs at once, to have sums enough for the multiplier's latency.
+            match (rows - row).min(tile_rows) {
+                1 => self.tile::<L, 1, 4>(lanes, row),
+                2 if L::SUMS < 24 => self.tile::<L, 2, 2>(lanes, row),
+                3 if L::SUMS < 24 => self.tile::<L, 3, 2>(lanes, row),
+                2 => self.tile::<L, 2, 4>(lanes, row),
+                3 => self.tile::<L, 3, 4>(lanes, row),
+                4 => self.tile::<L, 4, 4>(lanes, row),
+                5 => self.tile::<L, 5, 4>(lanes, row),
+                _ => self.tile::<L, 6, 4>(lanes, row),
+            }
+            row += tile_rows.min(rows - row);
+        }
+    }
+}
+
+impl<P: PanelRow> PanelProduct<'_, &[P]> {
+    /// Computes `R` rows from `row` on, `W` times sixteen outputs at a time.
+    #[inline(always)]
+    fn tile<L: Lanes, const R: usize, const W: usize>(&self, lanes: L, row: usize) {
+        let n = self.layer.in_features;
+        let x: [&[f32]; R] = std::array::from_fn(|r| &self.x[(row + r) * n..(row + r + 1) * n]);
+        assert_eq!(self.weights.len(), n);
+        for first in (0..PANEL / LANES).step_by(W) {
+            let outputs = self.first + first * LANES;
+            if outputs >= self.layer.out_features {
+                break;
+            }
+            let mut sums = [[lanes.splat(0.0); W]; R];
+            for (input, weights) in self.weights.iter().enumerate() {
+                let weights = weights.load::<L, W>(lanes, first);
+                for r in 0..R {
+                    // SAFETY: `input` is below the length of `weights`, which is that of every `x[r]`.
+                    let x = lanes.splat(unsafe { *x[r].get_unchecked(input) });
+                    for w in 0..W {
+                        sums[r][w] = lanes.mul_add(x, weights[w], sums[r][w]);
+                    }
+                }
+            }
+            for (r, sums) in sums.into_iter().enumerate() {
+                for (w, sums) in sums.into_iter().enumerate() {
+                    self.write(lanes, row + r, outputs + w * LANES, sums);
+                }
+            }
+        }
+    }
+
+    /// Writes up to sixteen outputs of a row, from `output` on.
+    #[inline(always)]
+    fn write<L: Lanes>(&self, lanes: L, row: usize, output: usize, sums: L::V) {
+        let end = self.layer.out_features.min(output + LANES);
+        if output >= end {
+            return;
+        }
+        let start = row * self.layer.out_features;
+        // SAFETY: these outputs belong to this panel, which no other thread writes.
+        let out = unsafe { self.out.part(start + output..start + end) };
+        let bias = self.layer.bias.as_ref().map(|bias| &bias[output..end]);
+        let finish = |v, bias, before| {
+            let v = if self.layer.bias.is_some() {
+                lanes.add(v, bias)
+            } else {
+                v
+            };
+            if self.write == Write::Add {
+                lanes.add(before, v)
+            } else {
+                v
+            }
+        };
+        if let Some(out) = out.first_chunk_mut::<LANES>() {
+            let bias = bias
+                .and_then(|bias| bias.first_chunk())
+                .map_or(lanes.splat(0.0), |bias| lanes.load(bias));
+            lanes.store(finish(sums, bias, lanes.load(out)), out);
+        } else {
+            let bias = lanes.load_part(bias.unwrap_or_default(), 0.0);
+            lanes.store_part(finish(sums, bias, lanes.load_part(out, 0.0)), out);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn projection(out_features: usize, in_features: usize) -> Projection {
+        let weight = (0..out_features * in_features)
+            .map(|i| ((i * 37) % 101) as f32 * 0.01 - 0.5)
+            .collect();
+        let bias = Some((0..out_features).map(|i| i as f32 * 0.1).collect());
+        Projection {
+            out_features,
+            in_features,
+            weight,
+            bias,
+        }
+    }
+
+    fn inputs(rows: usize, n: usize) -> Vec<f32> {
+        (0..rows * n)
+            .map(|i| ((i * 53) % 97) as f32 * 0.02 - 1.0)
+            .collect()
+    }
+
+    fn forward(layer: &PackedLinear, set: InstructionSet, x: &[f32], spread: Spread) -> Vec<f32> {
+        let mut out = vec![1.0; x.len() / layer.in_features() * layer.out_features()];
+        layer.forward(set, x, &mut out, Write::Add, spread);
+        out
+    }
+
+    #[test]
+    fn product_is_the_sequential_sum_of_fused_products() {
+        for dtype in [Dtype::F32, Dtype::Bf16] {
+            let (outputs, inputs_len) = (75, 33);
+            let reference = projection(outputs, inputs_len);
+            let x = inputs(8, inputs_len);
+            let layer = PackedLinear::pack(projection(outputs, inputs_len), dtype);
+            let found = forward(&layer, InstructionSet::detect(), &x, Spread::OneThread);
+            for row in 0..8 {
+                for output in 0..outputs {
+                    let mut sum = 0f32;
+                    for i in 0..inputs_len {
+                        let weight = reference.weight[output * inputs_len + i];
+                        let weight = if dtype == Dtype::Bf16 {
+                            bf16::from_f32(weight).to_f32()
+                        } else {
+                            weight
+                        };
+                        sum = x[row * inputs_len + i].mul_add(weight, sum);
+                    }
+                    let expected = 1.0 + (sum + output as f32 * 0.1);
+                    assert_eq!(found[row * outputs + output].to_bits(), expected.to_bits());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rows_threads_and_instruction_sets_do_not_change_a_bit() {
+        for dtype in [Dtype::F32, Dtype::Bf16] {
+            let layer = PackedLinear::pack(projection(200, 40), dtype);
+            let x = inputs(17, 40);
+            let expected = forward(&layer, InstructionSet::detect(), &x, Spread::OneThread);
+            for set in InstructionSet::available() {
+                for spread in [Spread::OneThread, Spread::AllThreads] {
+                    assert_eq!(forward(&layer, set, &x, spread), expected, "{}", set.name());
+                }
+                for rows in 1..8 {
+                    let part = forward(&layer, set, &x[5 * 40..(5 + rows) * 40], Spread::OneThread);
+                    assert_eq!(
+                        part,
+                        expected[5 * 200..(5 + rows) * 200],
+                        "{rows} rows, {}",
+                        set.name()
+                    );
+                }
+            }
+        }
+    }
+}
