@@ -1,1 +1,24 @@
-//! Compares responses pairwise with the frozen model as its own judge
+//! Compares responses pairwise with the frozen model as its own judge.
+//!
+//! [`Judge`] is the stage: it plans which responses of a prompt meet ([`schedule`]), asks the model
+//! which of two is better in both orders ([`self_judge`]), and writes one row a comparison and order
+//! ([`verdict`]). [`SelfJudge`] alone serves whoever has texts to compare.
+//!
+//! The judge never sees a steering: one that drifts with the policy would make scores of different
+//! rounds incomparable.
+
+pub mod diagnostics;
+mod error;
+pub mod sanitise;
+pub mod schedule;
+pub mod self_judge;
+mod stage;
+pub mod template;
+pub mod verdict;
+
+pub use error::JudgeError;
+pub use sanitise::Sanitiser;
+pub use schedule::Schedule;
+pub use self_judge::{Comparison, Judged, SelfJudge};
+pub use stage::{Judge, JudgeKind, JudgeParams, WeightType};
+pub use verdict::{BothOrders, Preference};

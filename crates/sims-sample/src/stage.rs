@@ -1,0 +1,233 @@
+//! The stage: tables in, table out.
+
+use std::ops::ControlFlow;
+
+use anyhow::Context;
+use sims_artifact::tables::ResponseRow;
+use sims_artifact::{Digest, ModelManifest};
+use sims_model::generate::{BatchLimits, Progress, SamplingParams};
+use sims_model::language_model::set_threads;
+use sims_model::{DeviceChoice, Hook, LanguageModel, LoadOptions, ModelError};
+use sims_stage::{BadInput, Interrupted, Numerics, Role, Stage, StageIo};
+use sims_steering::Steering;
+
+use crate::{BASE_POLICY, Draws, EncodedPrompt, Selection, encode_prompts};
+
+sims_stage::choice! {
+    /// The type that weights are held in
+    pub enum WeightType {
+        /// 32-bit floats
+        F32 = "f32",
+        /// The upper half of a 32-bit float
+        Bf16 = "bf16",
+    }
+}
+
+sims_stage::params! {
+    /// Which prompts are answered, and how responses are sampled.
+    pub struct SampleParams {
+        /// Responses a prompt
+        samples: u32 = 10,
+        /// Divides the logits; 0 takes the most probable token
+        temperature: f64 = 0.9,
+        /// Keep the fewest most probable tokens whose probabilities sum to this; 1 keeps all
+        top_p: f64 = 1.0,
+        /// Keep this many of the most probable tokens; 0 keeps all
+        top_k: u32 = 0,
+        /// Drop tokens less probable than this times the most probable; 0 keeps all
+        min_p: f64 = 0.0,
+        /// Makes tokens that occurred less probable; 1 is off
+        repetition_penalty: f64 = 1.0,
+        /// Longest response. Unit: tokens
+        max_new_tokens: u32 = 40,
+        /// Prompts a shard, cut from the prompts in the order of their ids; 0 takes all prompts
+        shard_size: u32 = 0,
+        /// Which shard, from 1; 0 takes the one with the round's number
+        shard: u32 = 0,
+        /// Take only prompts of this split; empty takes all
+        split: String = String::new(),
+        /// The round, from 1
+        round: u32 = 1,
+        /// Seed of every random stream
+        seed: u64 = 0,
+        /// The type that weights are held in
+        dtype: WeightType = WeightType::F32,
+    }
+}
+
+/// The sample stage.
+pub struct Sample;
+
+impl Stage for Sample {
+    const NAME: &'static str = "sample";
+    const ABOUT: &'static str =
+        "Samples several responses a prompt from the base or the steered model";
+    const EXAMPLES: &'static str = "Examples:
+  sims-sample --prompts train.parquet --model data/tiny --samples 10 --out base
+  sims-sample --prompts train.parquet --model data/tiny --steering accepted.safetensors --shard-size 500 --round 2 --out r2";
+    const BEHAVIOUR: u32 = 1;
+    const NUMERICS: Numerics = Numerics::Model;
+    type Params = SampleParams;
+
+    fn inputs() -> Vec<Role> {
+        vec![
+            Role::required("prompts", "prompts@1", "The prompts to answer"),
+            Role::required("model", "model", "The model that answers"),
+            Role::optional(
+                "steering",
+                "steering@1",
+                "The steering to answer with; none for the base model",
+            ),
+        ]
+    }
+
+    fn outputs() -> Vec<Role> {
+        vec![Role::required(
+            "responses",
+            "responses@1",
+            "The responses, by prompt id and sample index",
+        )]
+    }
+
+    fn run(params: &SampleParams, io: &mut StageIo) -> anyhow::Result<()> {
+        if params.samples == 0 {
+            return Err(
+                BadInput::new("samples is 0, but every prompt needs at least 1 response").into(),
+            );
+        }
+        let prompts = params
+            .selection()
+            .of(io.read("prompts")?)
+            .map_err(bad_input)?;
+        let model = load_model(io, params.dtype)?;
+        let steering = open_steering(io)?;
+        let prompts =
+            encode_prompts(&model, &prompts, params.max_new_tokens as usize).map_err(bad_input)?;
+
+        let draws = Draws {
+            policy: steering
+                .as_ref()
+                .map_or(BASE_POLICY.to_owned(), |(_, policy)| policy.clone()),
+            indices: 0..params.samples,
+            seed: params.seed,
+            round: params.round,
+            sampling: params.sampling(&model),
+            limits: batch_limits(io),
+        };
+        let mut hook = steering.as_ref().map(|(steering, _)| steering.hook());
+        let hook = hook.as_mut().map(|hook| hook as &mut dyn Hook);
+        let rows = draw(&model, &prompts, &draws, hook, io)?;
+        report(&rows, io);
+        io.write("responses", &rows)
+    }
+}
+
+impl SampleParams {
+    fn selection(&self) -> Selection {
+        let shard = if self.shard == 0 {
+            self.round
+        } else {
+            self.shard
+        };
+        Selection {
+            split: self.split.clone(),
+            shard_size: self.shard_size as usize,
+            shard: shard as usize,
+        }
+    }
+
+    fn sampling(&self, model: &LanguageModel) -> SamplingParams {
+        SamplingParams {
+            temperature: self.temperature as f32,
+            top_k: self.top_k as usize,
+            top_p: self.top_p as f32,
+            min_p: self.min_p as f32,
+            repetition_penalty: self.repetition_penalty as f32,
+            max_new_tokens: self.max_new_tokens as usize,
+            stop_tokens: model.generation_config().eos_token_ids.clone(),
+        }
+    }
+}
+
+fn load_model(io: &StageIo, dtype: WeightType) -> anyhow::Result<LanguageModel> {
+    set_threads(io.threads()).map_err(bad_input)?;
+    let device: DeviceChoice = io.device().parse().map_err(bad_input)?;
+    let options = LoadOptions {
+        device: device.open().map_err(bad_input)?,
+        dtype: dtype.to_string().parse().map_err(bad_input)?,
+    };
+    Ok(LanguageModel::load(io.input("model")?, &options).map_err(bad_input)?)
+}
+
+/// Opens the steering, if one was given that does anything, and names its policy.
+fn open_steering(io: &StageIo) -> anyhow::Result<Option<(Steering, String)>> {
+    let Some(path) = io.optional_input("steering") else {
+        return Ok(None);
+    };
+    let steering = Steering::load(path).map_err(bad_input)?;
+    steering
+        .check_model(&ModelManifest::of_dir(io.input("model")?)?.digest)
+        .map_err(bad_input)?;
+    if steering.is_identity() {
+        return Ok(None);
+    }
+    let policy = format!("steered-{}", Digest::of_file(path)?.short(12));
+    Ok(Some((steering, policy)))
+}
+
+fn batch_limits(io: &StageIo) -> BatchLimits {
+    match io.batch_size() {
+        0 => BatchLimits::default(),
+        max_sequences => BatchLimits {
+            max_sequences,
+            ..BatchLimits::default()
+        },
+    }
+}
+
+fn draw(
+    model: &LanguageModel,
+    prompts: &[EncodedPrompt],
+    draws: &Draws,
+    hook: Option<&mut dyn Hook>,
+    io: &mut StageIo,
+) -> anyhow::Result<Vec<ResponseRow>> {
+    let bar = io.progress("sample", prompts.len() as u64 * draws.indices.len() as u64);
+    let mut last = Progress::default();
+    let mut report = |progress: Progress| {
+        last = progress;
+        bar.set(progress.finished as u64);
+        if io.interrupted() {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
+    };
+    let rows = match draws.from(model, prompts, hook, &mut report) {
+        Ok(rows) => rows,
+        Err(_) if io.interrupted() => return Err(Interrupted.into()),
+        Err(error @ ModelError::Setting { .. }) => return Err(bad_input(error).into()),
+        Err(error) => return Err(error).context("sampling failed"),
+    };
+    io.count("prompt_tokens_computed", last.prompt_tokens as f64);
+    io.count("new_tokens", last.new_tokens as f64);
+    Ok(rows)
+}
+
+fn report(rows: &[ResponseRow], io: &mut StageIo) {
+    let truncated = rows
+        .iter()
+        .filter(|row| row.finish_reason == "length")
+        .count();
+    let empty = rows.iter().filter(|row| row.text.trim().is_empty()).count();
+    io.count("responses_truncated", truncated as f64);
+    io.count("responses_empty", empty as f64);
+    if truncated == rows.len() {
+        io.warn("no response ended by itself; max-new-tokens may be too small, or the model has no end token");
+    }
+}
+
+/// Wraps what is wrong with the input, cause chain and all.
+fn bad_input<E: std::error::Error + Send + Sync + 'static>(error: E) -> BadInput {
+    BadInput::new(format!("{:#}", anyhow::Error::new(error)))
+}

@@ -1,0 +1,177 @@
+//! The stage's parameters.
+
+use sims_judge::JudgeKind;
+use sims_model::LanguageModel;
+use sims_model::generate::SamplingParams;
+use sims_sample::{Selection, WeightType};
+use sims_stage::{BadInput, List};
+use sims_stats::loops::LoopRule;
+
+use crate::gates::Limits;
+
+sims_stage::choice! {
+    /// Whether the candidate may be refused
+    pub enum Gate {
+        /// Back off until the gates pass, else keep the incumbent
+        Standard = "standard",
+        /// Accept the candidate as it is; only measure
+        None = "none",
+    }
+}
+
+sims_stage::params! {
+    /// How a steering is evaluated, and what it must show to be accepted.
+    pub struct SteerEvalParams {
+        /// Who compares
+        judge: JudgeKind = JudgeKind::SelfJudge,
+        /// The judge's prompt: auto (the model's own if it has one), ab-1, or the version of the model's own
+        template: String = "auto".to_owned(),
+        /// Least probability on the verdict tokens; below it a comparison is invalid
+        min_coverage: f64 = 0.5,
+        /// Divides the judge's log-odds before they become a win probability
+        tau: f64 = 1.0,
+        /// Responses a prompt and side; draw i of one side meets draw i of the other
+        draws: u32 = 4,
+        /// Whether the candidate may be refused
+        gate: Gate = Gate::Standard,
+        /// Strengths tried, in units of what the candidate adds to the incumbent
+        back_off: List<f64> = List(vec![1.0, 0.5, 0.25]),
+        /// Share of the prompts on which the strength is chosen; the others confirm it
+        selection_share: f64 = 0.35,
+        /// Prompts a shard, cut from the prompts in the order of their ids; 0 takes all prompts
+        shard_size: u32 = 0,
+        /// Which shard, from 1; 0 takes the one with the round's number
+        shard: u32 = 1,
+        /// Take only prompts of this split; empty takes all
+        split: String = String::new(),
+        /// Divides the logits; 0 takes the most probable token
+        temperature: f64 = 0.9,
+        /// Keep the fewest most probable tokens whose probabilities sum to this; 1 keeps all
+        top_p: f64 = 1.0,
+        /// Keep this many of the most probable tokens; 0 keeps all
+        top_k: u32 = 0,
+        /// Drop tokens less probable than this times the most probable; 0 keeps all
+        min_p: f64 = 0.0,
+        /// Makes tokens that occurred less probable; 1 is off
+        repetition_penalty: f64 = 1.0,
+        /// Longest response. Unit: tokens
+        max_new_tokens: u32 = 40,
+        /// Fewest tokens that must repeat at the end of a response for a loop. Unit: tokens
+        loop_window: u32 = 24,
+        /// How much of a neutral text acts as its prompt, half of it at most. Unit: tokens
+        neutral_context: u32 = 32,
+        /// The lower bound of the win rate against the base must be above this
+        min_win_rate: f64 = 0.5,
+        /// The lower bound of the win rate against the incumbent must be above this
+        min_win_rate_against_incumbent: f64 = 0.45,
+        /// The share of loops may rise by this much
+        max_loop_rise: f64 = 0.02,
+        /// rep-4 may be this many times the base's, and 0.01 more
+        max_repetition_ratio: f64 = 1.25,
+        /// distinct-2 may fall to this share of the base's
+        min_distinct_2_ratio: f64 = 0.9,
+        /// The mean length may differ from the base's by this share of it
+        max_length_change: f64 = 0.2,
+        /// The share of truncated responses may rise by this much
+        max_truncation_rise: f64 = 0.05,
+        /// Perplexity on neutral text may be this many times the base's
+        max_perplexity_ratio: f64 = 1.15,
+        /// No edit may lengthen a state to more than this many times its norm
+        max_norm_ratio: f64 = 1.5,
+        /// Resamples of every interval
+        resamples: u32 = 10_000,
+        /// The type that weights are held in
+        dtype: WeightType = WeightType::F32,
+        /// The round, from 1
+        round: u32 = 1,
+        /// Seed of draws, split and resamples
+        seed: u64 = 0,
+    }
+}
+
+impl SteerEvalParams {
+    /// Refuses values that mean nothing; sampling parameters are checked where they are used.
+    pub(crate) fn check(&self) -> Result<(), BadInput> {
+        let refuse = |message: String| Err(BadInput::new(message));
+        if self.draws == 0 {
+            return refuse("draws is 0, but each side needs at least 1".to_owned());
+        }
+        if self.back_off.0.is_empty() {
+            return refuse("back-off is empty; name at least one strength, such as 1".to_owned());
+        }
+        if let Some(strength) = self
+            .back_off
+            .0
+            .iter()
+            .find(|s| !(s.is_finite() && **s > 0.0))
+        {
+            return refuse(format!(
+                "back-off has the strength {strength}; strengths are above 0"
+            ));
+        }
+        for (name, value) in [
+            ("min-coverage", self.min_coverage),
+            ("selection-share", self.selection_share),
+        ] {
+            if !(0.0..=1.0).contains(&value) {
+                return refuse(format!("{name} is {value}, but a share is between 0 and 1"));
+            }
+        }
+        if !(self.tau.is_finite() && self.tau > 0.0) {
+            return refuse(format!(
+                "tau is {}, but it divides and must be above 0",
+                self.tau
+            ));
+        }
+        if self.resamples == 0 {
+            return refuse("resamples is 0, so no interval could be computed".to_owned());
+        }
+        Ok(())
+    }
+
+    pub(crate) fn selection(&self) -> Selection {
+        let shard = if self.shard == 0 {
+            self.round
+        } else {
+            self.shard
+        };
+        Selection {
+            split: self.split.clone(),
+            shard_size: self.shard_size as usize,
+            shard: shard as usize,
+        }
+    }
+
+    pub(crate) fn sampling(&self, model: &LanguageModel) -> SamplingParams {
+        SamplingParams {
+            temperature: self.temperature as f32,
+            top_k: self.top_k as usize,
+            top_p: self.top_p as f32,
+            min_p: self.min_p as f32,
+            repetition_penalty: self.repetition_penalty as f32,
+            max_new_tokens: self.max_new_tokens as usize,
+            stop_tokens: model.generation_config().eos_token_ids.clone(),
+        }
+    }
+
+    pub(crate) fn loop_rule(&self) -> LoopRule {
+        LoopRule {
+            window: self.loop_window as usize,
+            ..LoopRule::default()
+        }
+    }
+
+    pub(crate) fn limits(&self) -> Limits {
+        Limits {
+            gain: self.min_win_rate,
+            no_regress: self.min_win_rate_against_incumbent,
+            loop_rise: self.max_loop_rise,
+            repetition_factor: self.max_repetition_ratio,
+            least_distinct_2: self.min_distinct_2_ratio,
+            length_change: self.max_length_change,
+            truncation_rise: self.max_truncation_rise,
+            perplexity_factor: self.max_perplexity_ratio,
+            norm_factor: self.max_norm_ratio,
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! The figures that leave the stage: `metrics` and `scores`.
+
+use sims_artifact::tables::{MetricRow, ScoreRow};
+use sims_stats::loops::LoopRule;
+use sims_stats::{Bootstrap, Interval};
+
+use crate::answers::{Answers, at, content};
+use crate::evaluation::EditFigures;
+use crate::neutral::NeutralDrift;
+use crate::text_figures::TextFigures;
+use crate::trial::Assessment;
+use crate::win_rate::Wins;
+
+/// How most figures were computed: over prompts, both sides of a comparison resampled together.
+const PAIRED: &str = "paired-bootstrap";
+/// How figures without an interval were computed.
+const PLAIN: &str = "mean";
+
+/// Collects metric rows.
+pub(crate) struct Metrics {
+    bootstrap: Bootstrap,
+    rule: LoopRule,
+    rows: Vec<MetricRow>,
+}
+
+impl Metrics {
+    /// Starts a report with this resampling and this rule for loops.
+    pub(crate) fn new(bootstrap: Bootstrap, rule: LoopRule) -> Self {
+        Self {
+            bootstrap,
+            rule,
+            rows: Vec::new(),
+        }
+    }
+
+    /// Returns the rows, in the order in which they were added.
+    pub(crate) fn into_rows(self) -> Vec<MetricRow> {
+        self.rows
+    }
+
+    /// Adds a figure without an interval.
+    pub(crate) fn plain(&mut self, metric: &str, value: f64, n: u64) {
+        self.push(metric, value, None, n, PLAIN, "");
+    }
+
+    /// Adds all that was measured of a policy, `base` being the base's answers to all prompts.
+    pub(crate) fn assessment(
+        &mut self,
+        assessment: &Assessment,
+        base: &Answers,
+    ) -> anyhow::Result<()> {
+        if let Some(wins) = &assessment.wins {
+            self.wins(wins, "base")?;
+        }
+        if let Some(wins) = &assessment.wins_against_incumbent {
+            self.wins(wins, "incumbent")?;
+        }
+        let base = TextFigures::of(&at(base, &assessment.indices), &self.rule);
+        let policy = TextFigures::of(&assessment.drawn.answers, &self.rule);
+        self.text(&policy, &base)?;
+        if let Some(drift) = &assessment.drift {
+            self.drift(drift)?;
+        }
+        self.edits(&assessment.drawn.edits, assessment.indices.len() as u64);
+        Ok(())
+    }
+
+    /// Adds win rates against `baseline`, and how consistent the judge was on these pairs.
+    pub(crate) fn wins(&mut self, wins: &Wins, baseline: &str) -> anyhow::Result<()> {
+        let n = wins.prompts();
+        if n == 0 {
+            return Ok(());
+        }
+        let soft = wins.soft_rate(&self.bootstrap)?;
+        let hard = wins.hard_rate(&self.bootstrap)?;
+        self.interval("self_judge_win_rate", soft, n, baseline);
+        self.interval("self_judge_win_rate_hard", hard, n, baseline);
+        self.push(
+            "judge_flip_rate",
+            wins.judge.flip_rate(),
+            None,
+            n,
+            PLAIN,
+            baseline,
+        );
+        self.push(
+            "judge_position_bias",
+            wins.judge.position_bias(),
+            None,
+            n,
+            PLAIN,
+            baseline,
+        );
+        self.push(
+            "judge_invalid_share",
+            wins.judge.invalid_share(),
+            None,
+            n,
+            PLAIN,
+            baseline,
+        );
+        Ok(())
+    }
+
+    /// Adds the win rate of one half of the base's draws against the other: what chance alone gives.
+    pub(crate) fn base_against_base(&mut self, wins: &Wins) -> anyhow::Result<()> {
+        if wins.prompts() > 0 {
+            let rate = wins.soft_rate(&self.bootstrap)?;
+            self.interval("base_against_base_win_rate", rate, wins.prompts(), "base");
+        }
+        Ok(())
+    }
+
+    /// Adds what the responses look like: the policy's figures, the base's, and how they differ.
+    fn text(&mut self, policy: &TextFigures, base: &TextFigures) -> anyhow::Result<()> {
+        let n = policy.length.len() as u64;
+        let of = |figures: &TextFigures| {
+            [
+                figures.length.clone(),
+                figures.loops.clone(),
+                figures.repetition.clone(),
+                figures.truncated.clone(),
+                figures.similarity.clone(),
+            ]
+        };
+        let names = [
+            "length_tokens",
+            "loop_rate",
+            "rep_4",
+            "truncation_rate",
+            "self_similarity",
+        ];
+        for ((name, own), other) in names.iter().zip(of(policy)).zip(of(base)) {
+            let own_mean = self.bootstrap.mean(&own)?;
+            let base_mean = self.bootstrap.mean(&other)?;
+            let difference = self.bootstrap.mean_difference(&own, &other)?;
+            self.interval(name, own_mean, n, "");
+            self.interval(&format!("base_{name}"), base_mean, n, "");
+            self.interval(&format!("{name}_difference"), difference, n, "base");
+        }
+        if base.length.iter().sum::<f64>() > 0.0 {
+            let ratio = self
+                .bootstrap
+                .ratio_of_means(&policy.length, &base.length)?;
+            self.interval("length_ratio", ratio, n, "base");
+        }
+        for gram in [1, 2] {
+            if let Some(ratio) = policy.distinct_ratio(base, gram, &self.bootstrap)? {
+                self.plain(
+                    &format!("distinct_{gram}"),
+                    policy.distinct(gram).unwrap_or(0.0),
+                    n,
+                );
+                self.plain(
+                    &format!("base_distinct_{gram}"),
+                    base.distinct(gram).unwrap_or(0.0),
+                    n,
+                );
+                self.interval(&format!("distinct_{gram}_ratio"), ratio, n, "base");
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds perplexity and drift on neutral text; `n` counts texts.
+    fn drift(&mut self, drift: &NeutralDrift) -> anyhow::Result<()> {
+        let n = drift.tokens.len() as u64;
+        self.interval(
+            "neutral_perplexity",
+            drift.steered_perplexity(&self.bootstrap)?,
+            n,
+            "",
+        );
+        self.interval(
+            "base_neutral_perplexity",
+            drift.base_perplexity(&self.bootstrap)?,
+            n,
+            "",
+        );
+        self.interval(
+            "neutral_perplexity_ratio",
+            drift.perplexity_ratio(&self.bootstrap)?,
+            n,
+            "base",
+        );
+        self.interval(
+            "neutral_kl_per_token",
+            drift.kl_per_token(&self.bootstrap)?,
+            n,
+            "base",
+        );
+        Ok(())
+    }
+
+    fn edits(&mut self, edits: &EditFigures, n: u64) {
+        self.plain("edit_mean_shift", edits.mean_shift, n);
+        self.plain("edit_largest_norm_ratio", edits.largest_norm_ratio, n);
+        self.plain("edit_share", edits.edited_share, n);
+        self.plain("edit_capped_share", edits.capped_share, n);
+    }
+
+    fn interval(&mut self, metric: &str, interval: Interval, n: u64, baseline: &str) {
+        let Interval {
+            estimate,
+            low,
+            high,
+        } = interval;
+        self.push(metric, estimate, Some((low, high)), n, PAIRED, baseline);
+    }
+
+    fn push(
+        &mut self,
+        metric: &str,
+        value: f64,
+        ci: Option<(f64, f64)>,
+        n: u64,
+        method: &str,
+        baseline: &str,
+    ) {
+        self.rows.push(MetricRow {
+            metric: metric.to_owned(),
+            value,
+            ci_low: ci.map(|(low, _)| low),
+            ci_high: ci.map(|(_, high)| high),
+            n,
+            method: method.to_owned(),
+            baseline: baseline.to_owned(),
+        });
+    }
+}
+
+/// Returns one row a prompt, policy, draw and metric of `answers`.
+pub(crate) fn text_scores(answers: &Answers, rule: &LoopRule) -> Vec<ScoreRow> {
+    let mut rows = Vec::new();
+    for response in answers.iter().flatten() {
+        let tokens = content(response);
+        let truth = |yes: bool| f64::from(u8::from(yes));
+        let figures = [
+            ("length_tokens", tokens.len() as f64),
+            ("loop", truth(rule.find(tokens).is_some())),
+            ("rep_4", sims_stats::diversity::repetition(tokens, 4)),
+            ("truncated", truth(response.finish_reason == "length")),
+        ];
+        rows.extend(figures.map(|(metric, value)| ScoreRow {
+            prompt_id: response.prompt_id.clone(),
+            policy: response.policy.clone(),
+            draw: Some(response.sample_index),
+            metric: metric.to_owned(),
+            value,
+        }));
+    }
+    rows
+}
+
+/// Returns one row a prompt and draw for each valid comparison with the base.
+pub(crate) fn win_scores(assessment: &Assessment) -> Vec<ScoreRow> {
+    let Some(wins) = &assessment.wins else {
+        return Vec::new();
+    };
+    let mut rows = Vec::new();
+    for (metric, wins) in [
+        ("self_judge_win", &wins.soft),
+        ("self_judge_win_hard", &wins.hard),
+    ] {
+        for (responses, wins) in assessment.drawn.answers.iter().zip(wins) {
+            for (response, win) in responses.iter().zip(wins) {
+                rows.extend(win.map(|value| ScoreRow {
+                    prompt_id: response.prompt_id.clone(),
+                    policy: response.policy.clone(),
+                    draw: Some(response.sample_index),
+                    metric: metric.to_owned(),
+                    value,
+                }));
+            }
+        }
+    }
+    rows
+}

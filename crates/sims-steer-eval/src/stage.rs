@@ -1,0 +1,415 @@
+//! The stage: from tables and a candidate to the accepted steering and its figures.
+
+use std::path::Path;
+
+use sims_artifact::tables::{DecisionRow, PromptRow, ResponseRow, ScoreRow};
+use sims_artifact::{Digest, ModelManifest, read_table};
+use sims_judge::SelfJudge;
+use sims_judge::template::{choose, request_text};
+use sims_model::language_model::set_threads;
+use sims_model::{DeviceChoice, LanguageModel, LoadOptions};
+use sims_sample::{BASE_POLICY, encode_prompts};
+use sims_stage::{BadInput, Numerics, Role, Stage, StageIo};
+use sims_stats::split::held_out_by_group;
+use sims_steering::Steering;
+
+use crate::answers::{Answers, at, base_answers};
+use crate::back_off::{Outcome, search};
+use crate::evaluation::{Cost, Evaluation, Policy, Side};
+use crate::neutral::NeutralText;
+use crate::report::{Metrics, text_scores, win_scores};
+use crate::text_figures::split_draws;
+use crate::trial::{Assessment, Trials, accept_gates, assess, hard_gates, noise};
+use crate::{Gate, SteerEvalParams};
+
+/// Fewest prompts of a part on which a gate's reading means much.
+const FEW_PROMPTS: usize = 32;
+
+/// The steer-eval stage.
+pub struct SteerEval;
+
+impl Stage for SteerEval {
+    const NAME: &'static str = "steer-eval";
+    const ABOUT: &'static str =
+        "Evaluates a steering against the base model and decides whether to accept it";
+    const EXAMPLES: &'static str = "Examples:
+  sims-steer-eval --prompts validation.parquet --model data/tiny --steering steering.safetensors --out evaluated
+  sims-steer-eval --prompts eval.parquet --model data/tiny --steering accepted.safetensors --gate none --out test";
+    const BEHAVIOUR: u32 = 1;
+    const NUMERICS: Numerics = Numerics::Model;
+    type Params = SteerEvalParams;
+
+    fn inputs() -> Vec<Role> {
+        vec![
+            Role::required(
+                "prompts",
+                "prompts@1",
+                "Prompts that no contrast pair came from",
+            ),
+            Role::required("model", "model", "The model, which is also the judge"),
+            Role::required("steering", "steering@1", "The candidate"),
+            Role::optional(
+                "incumbent",
+                "steering@1",
+                "What stays if the candidate is refused; none is the base",
+            ),
+            Role::optional(
+                "base-responses",
+                "responses@1",
+                "The base's draws; drawn here if not given",
+            ),
+            Role::optional(
+                "neutral",
+                "prompts@1",
+                "Plain texts, a single message each, to measure drift on",
+            ),
+        ]
+    }
+
+    fn outputs() -> Vec<Role> {
+        vec![
+            Role::required(
+                "accepted",
+                "steering@1",
+                "The candidate at the strength that passed, or the incumbent",
+            ),
+            Role::required("decision", "decision@1", "One row a gate and attempt"),
+            Role::required(
+                "metrics",
+                "metrics@1",
+                "Figures about the accepted steering",
+            ),
+            Role::required(
+                "scores",
+                "scores@1",
+                "One row a prompt, policy, draw and metric",
+            ),
+            Role::required("responses", "responses@1", "The draws behind the figures"),
+        ]
+    }
+
+    fn run(params: &SteerEvalParams, io: &mut StageIo) -> anyhow::Result<()> {
+        params.check()?;
+        let prompts = params
+            .selection()
+            .of(io.read("prompts")?)
+            .map_err(bad_input)?;
+        let model = load_model(params, io)?;
+        let digest = ModelManifest::of_dir(io.input("model")?)?.digest;
+        let candidate = load_steering(io.input("steering")?, &digest)?;
+        let incumbent = match io.optional_input("incumbent") {
+            Some(path) => {
+                Some(load_steering(path, &digest)?).filter(|steering| !steering.is_identity())
+            }
+            None => None,
+        };
+        let finished = {
+            let (evaluation, base) = prepare(params, io, &model, &digest, &prompts)?;
+            decide(evaluation, base, &candidate, incumbent)?
+        };
+        write(finished, io)
+    }
+}
+
+/// All that the stage leaves behind.
+struct Finished {
+    accepted: Steering,
+    /// How many prompts the metrics rest on.
+    prompts: u64,
+    decisions: Vec<DecisionRow>,
+    metrics: Metrics,
+    scores: Vec<ScoreRow>,
+    responses: Vec<ResponseRow>,
+    cost: Cost,
+    warnings: Vec<String>,
+}
+
+fn load_model(params: &SteerEvalParams, io: &StageIo) -> anyhow::Result<LanguageModel> {
+    set_threads(io.threads()).map_err(bad_input)?;
+    let device: DeviceChoice = io.device().parse().map_err(bad_input)?;
+    let options = LoadOptions {
+        device: device.open().map_err(bad_input)?,
+        dtype: params.dtype.to_string().parse().map_err(bad_input)?,
+    };
+    Ok(LanguageModel::load(io.input("model")?, &options).map_err(bad_input)?)
+}
+
+fn load_steering(path: &Path, model: &Digest) -> anyhow::Result<Steering> {
+    let steering = Steering::load(path).map_err(bad_input)?;
+    steering.check_model(model).map_err(bad_input)?;
+    Ok(steering)
+}
+
+/// Sets up the evaluation and gets the base's answers, from the table if one was given.
+fn prepare<'a>(
+    params: &'a SteerEvalParams,
+    io: &'a StageIo,
+    model: &'a LanguageModel,
+    digest: &Digest,
+    prompts: &[PromptRow],
+) -> anyhow::Result<(Evaluation<'a>, Answers)> {
+    let template = choose(&params.template, model).map_err(bad_input)?;
+    let neutral = match io.optional_input("neutral") {
+        Some(path) => {
+            NeutralText::encode_all(model, &read_table(path)?, params.neutral_context as usize)?
+        }
+        None => Vec::new(),
+    };
+    let mut evaluation = Evaluation {
+        params,
+        io,
+        model,
+        judge: SelfJudge::new(model, digest, template).map_err(bad_input)?,
+        prompts: encode_prompts(model, prompts, params.max_new_tokens as usize)
+            .map_err(bad_input)?,
+        requests: prompts
+            .iter()
+            .map(|prompt| request_text(&prompt.messages))
+            .collect(),
+        neutral,
+        cost: Cost::default(),
+    };
+    let base = match io.optional_input("base-responses") {
+        Some(path) => {
+            let ids: Vec<String> = prompts
+                .iter()
+                .map(|prompt| prompt.prompt_id.clone())
+                .collect();
+            base_answers(read_table(path)?, &ids, params.draws as usize)?
+        }
+        None => {
+            let all: Vec<usize> = (0..prompts.len()).collect();
+            evaluation
+                .draw(BASE_POLICY, None, Side::Base, &all)?
+                .answers
+        }
+    };
+    Ok((evaluation, base))
+}
+
+/// Runs the gates, or only measures, and gathers what was found.
+fn decide(
+    mut evaluation: Evaluation<'_>,
+    base: Answers,
+    candidate: &Steering,
+    incumbent: Option<Steering>,
+) -> anyhow::Result<Finished> {
+    // The name of a policy is the digest of its file, so the file is written to learn it.
+    let file = evaluation.io.output("accepted");
+    let name = move |steering: &Steering| -> anyhow::Result<String> {
+        steering.save(&file)?;
+        Ok(format!("steered-{}", Digest::of_file(&file)?.short(12)))
+    };
+    let incumbent = match incumbent {
+        Some(steering) => Some(Policy {
+            name: name(&steering)?,
+            steering,
+        }),
+        None => None,
+    };
+    match evaluation.params.gate {
+        Gate::None => measure(&mut evaluation, base, candidate, incumbent, &name),
+        Gate::Standard => try_strengths(&mut evaluation, base, candidate, incumbent, &name),
+    }
+}
+
+/// Accepts the candidate as it is and measures it on every prompt.
+fn measure(
+    evaluation: &mut Evaluation<'_>,
+    base: Answers,
+    candidate: &Steering,
+    incumbent: Option<Policy>,
+    name: &dyn Fn(&Steering) -> anyhow::Result<String>,
+) -> anyhow::Result<Finished> {
+    let all: Vec<usize> = (0..evaluation.prompts.len()).collect();
+    let policy = Policy {
+        name: name(candidate)?,
+        steering: candidate.clone(),
+    };
+    let mut assessment = assess(evaluation, policy, Side::Candidate, all.clone(), &base)?;
+    if let Some(incumbent) = &incumbent {
+        let other = evaluation.draw(
+            &incumbent.name,
+            Some(&incumbent.steering),
+            Side::Incumbent,
+            &all,
+        )?;
+        let answers = &assessment.drawn.answers;
+        let wins = evaluation.wins("against incumbent", &all, answers, &other.answers)?;
+        assessment.wins_against_incumbent = Some(wins);
+    }
+    let noise = noise(evaluation, &base)?;
+    let mut gates = hard_gates(evaluation, &assessment, &base, &noise)?;
+    gates.extend(accept_gates(evaluation, &assessment, candidate)?);
+    let mut finished = finish(evaluation, assessment, Vec::new(), &base)?;
+    finished.decisions = gates
+        .into_iter()
+        .map(|gate| gate.into_row(1, 1.0, "accept"))
+        .collect();
+    finished
+        .metrics
+        .plain("accepted_strength", 1.0, finished.prompts);
+    Ok(finished)
+}
+
+/// Looks for a strength that passes the gates; the incumbent, or nothing, stays when none does.
+fn try_strengths(
+    evaluation: &mut Evaluation<'_>,
+    base: Answers,
+    candidate: &Steering,
+    incumbent: Option<Policy>,
+    name: &dyn Fn(&Steering) -> anyhow::Result<String>,
+) -> anyhow::Result<Finished> {
+    let parts = split(evaluation)?;
+    let confirmation = parts[1].clone();
+    let few = parts.iter().any(|part| part.len() < FEW_PROMPTS);
+    let params = evaluation.params;
+    let mut trials = Trials::new(
+        evaluation,
+        &base,
+        candidate,
+        incumbent.as_ref(),
+        parts,
+        name,
+    );
+    let Outcome {
+        accepted,
+        decisions,
+    } = search(&params.back_off.0, |part, strength| {
+        trials.run(part, strength)
+    })?;
+
+    // The confirmation comes last; the selection's draws at the same strength are kept beside it.
+    let mut tried = accepted.map_or(Vec::new(), |strength| trials.into_assessments(strength));
+    let assessment = match tried.pop() {
+        Some(confirmed) => confirmed,
+        None => {
+            let (policy, side) = match incumbent {
+                Some(incumbent) => (incumbent, Side::Incumbent),
+                None => (no_steering(candidate, name)?, Side::Candidate),
+            };
+            assess(evaluation, policy, side, confirmation.clone(), &base)?
+        }
+    };
+    let mut finished = finish(evaluation, assessment, tried, &base)?;
+    finished.decisions = decisions;
+    finished.metrics.plain(
+        "accepted_strength",
+        accepted.unwrap_or(0.0),
+        finished.prompts,
+    );
+    if let Some((first, second)) = split_draws(&at(&base, &confirmation)) {
+        let wins = evaluation.wins("base against base", &confirmation, &first, &second)?;
+        finished.metrics.base_against_base(&wins)?;
+        finished.cost = evaluation.cost;
+    }
+    if accepted.is_none() {
+        finished
+            .warnings
+            .push("no strength passed the gates; the steering from before stays".to_owned());
+    }
+    if few {
+        finished.warnings.push(format!(
+            "a part of the prompts has fewer than {FEW_PROMPTS}, too few for the gates to mean much"
+        ));
+    }
+    Ok(finished)
+}
+
+/// Returns the policy of a steering that does nothing, for the candidate's model.
+fn no_steering(
+    candidate: &Steering,
+    name: &dyn Fn(&Steering) -> anyhow::Result<String>,
+) -> anyhow::Result<Policy> {
+    let steering = Steering::identity(
+        *candidate.model(),
+        candidate.hidden_size(),
+        candidate.num_hidden_layers(),
+    );
+    Ok(Policy {
+        name: name(&steering)?,
+        steering,
+    })
+}
+
+/// Splits the prompts into those that choose the strength and those that confirm it, by their ids.
+fn split(evaluation: &Evaluation<'_>) -> anyhow::Result<[Vec<usize>; 2]> {
+    let params = evaluation.params;
+    let ids: Vec<&str> = evaluation
+        .prompts
+        .iter()
+        .map(|prompt| prompt.prompt_id.as_str())
+        .collect();
+    let confirms = held_out_by_group(&ids, 1.0 - params.selection_share, params.seed);
+    let part = |confirming: bool| -> Vec<usize> {
+        (0..ids.len())
+            .filter(|&index| confirms[index] == confirming)
+            .collect()
+    };
+    let parts = [part(false), part(true)];
+    if parts.iter().any(Vec::is_empty) {
+        return Err(BadInput::new(format!(
+            "the standard gate needs prompts to choose a strength and others to confirm it, but there is only {}",
+            ids.len()
+        ))
+        .into());
+    }
+    Ok(parts)
+}
+
+/// Gathers the figures of what is accepted; `earlier` are draws of the same policy on other prompts.
+fn finish(
+    evaluation: &Evaluation<'_>,
+    assessment: Assessment,
+    earlier: Vec<Assessment>,
+    base: &Answers,
+) -> anyhow::Result<Finished> {
+    let rule = evaluation.params.loop_rule();
+    let mut metrics = Metrics::new(evaluation.bootstrap(), rule);
+    metrics.assessment(&assessment, base)?;
+
+    let mut scores = text_scores(base, &rule);
+    let mut responses: Vec<ResponseRow> = base.iter().flatten().cloned().collect();
+    for part in earlier.iter().chain([&assessment]) {
+        scores.extend(text_scores(&part.drawn.answers, &rule));
+        scores.extend(win_scores(part));
+        responses.extend(part.drawn.answers.iter().flatten().cloned());
+    }
+    Ok(Finished {
+        prompts: assessment.indices.len() as u64,
+        accepted: assessment.policy.steering,
+        decisions: Vec::new(),
+        metrics,
+        scores,
+        responses,
+        cost: evaluation.cost,
+        warnings: Vec::new(),
+    })
+}
+
+fn write(finished: Finished, io: &mut StageIo) -> anyhow::Result<()> {
+    finished.accepted.save(&io.output("accepted"))?;
+    io.write("decision", &finished.decisions)?;
+    io.write("metrics", &finished.metrics.into_rows())?;
+    io.write("scores", &finished.scores)?;
+    io.write("responses", &finished.responses)?;
+    let Cost {
+        prompt_tokens,
+        new_tokens,
+        judge,
+    } = finished.cost;
+    io.count("prompt_tokens_computed", prompt_tokens as f64);
+    io.count("new_tokens", new_tokens as f64);
+    io.count("judge_tokens_computed", judge.computed as f64);
+    io.count("judge_tokens_without_sharing", judge.total as f64);
+    finished
+        .warnings
+        .into_iter()
+        .for_each(|warning| io.warn(warning));
+    Ok(())
+}
+
+/// Wraps what is wrong with the input, cause chain and all.
+fn bad_input<E: std::error::Error + Send + Sync + 'static>(error: E) -> BadInput {
+    BadInput::new(format!("{:#}", anyhow::Error::new(error)))
+}

@@ -1,0 +1,150 @@
+//! How often one policy's responses are judged better than another's.
+
+use sims_judge::diagnostics::Diagnostics;
+use sims_judge::{BothOrders, Preference};
+use sims_stats::win_rate::{logistic, win};
+use sims_stats::{Bootstrap, Interval, StatsError};
+
+/// Wins of one policy over another, as the judge saw them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Wins {
+    /// For each prompt and draw the probability that the policy's response is the better one; none
+    /// where the judge's answer is invalid.
+    pub soft: Vec<Vec<Option<f64>>>,
+    /// The same as 1, 0 or, without preference, one half.
+    pub hard: Vec<Vec<Option<f64>>>,
+    /// How far the judge can be trusted on these pairs.
+    pub judge: Diagnostics,
+}
+
+impl Wins {
+    /// Reads wins from preferences in the order of prompts, draws and slots.
+    ///
+    /// `preferences` holds for each prompt `draws` times two entries: the policy's response shown first,
+    /// then second. `tau` divides the log-odds. A comparison counts where both orders cover at least
+    /// `min_coverage` of the probability.
+    pub fn of(preferences: &[Preference], draws: usize, tau: f64, min_coverage: f64) -> Self {
+        let mut wins = Self {
+            soft: Vec::new(),
+            hard: Vec::new(),
+            judge: Diagnostics::default(),
+        };
+        for prompt in preferences.chunks(2 * draws.max(1)) {
+            let judged: Vec<BothOrders> = prompt
+                .chunks_exact(2)
+                .map(|pair| BothOrders {
+                    ab: pair[0],
+                    ba: pair[1],
+                })
+                .collect();
+            judged
+                .iter()
+                .for_each(|both| wins.judge.add(both, min_coverage));
+            let read = |read: &dyn Fn(f64) -> f64| {
+                judged
+                    .iter()
+                    .map(|both| both.is_valid(min_coverage).then(|| read(both.preference())))
+                    .collect()
+            };
+            wins.soft
+                .push(read(&|preference| logistic(preference / tau)));
+            wins.hard.push(read(&|preference| win(preference, 0.0)));
+        }
+        wins
+    }
+
+    /// Estimates the mean win probability over prompts that have a valid comparison.
+    ///
+    /// # Errors
+    /// If no comparison is valid.
+    pub fn soft_rate(&self, bootstrap: &Bootstrap) -> Result<Interval, StatsError> {
+        bootstrap.mean(&means(&self.soft))
+    }
+
+    /// Estimates the mean share of wins, ties half, over prompts that have a valid comparison.
+    ///
+    /// # Errors
+    /// If no comparison is valid.
+    pub fn hard_rate(&self, bootstrap: &Bootstrap) -> Result<Interval, StatsError> {
+        bootstrap.mean(&means(&self.hard))
+    }
+
+    /// Returns the number of prompts that have a valid comparison.
+    pub fn prompts(&self) -> u64 {
+        means(&self.soft).len() as u64
+    }
+}
+
+/// Returns the mean over draws of each prompt that has one.
+fn means(by_prompt: &[Vec<Option<f64>>]) -> Vec<f64> {
+    by_prompt
+        .iter()
+        .filter_map(|draws| {
+            let valid: Vec<f64> = draws.iter().copied().flatten().collect();
+            (!valid.is_empty()).then(|| valid.iter().sum::<f64>() / valid.len() as f64)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one(logit: f64) -> Preference {
+        Preference {
+            logit,
+            coverage: 0.9,
+        }
+    }
+
+    #[test]
+    fn wins_are_read_from_both_orders() {
+        // Prompt 1: clear win, then pure position bias. Prompt 2: loss, tie.
+        let preferences = [
+            one(2.0),
+            one(-2.0),
+            one(3.0),
+            one(3.0),
+            one(-1.0),
+            one(1.0),
+            one(0.0),
+            one(0.0),
+        ];
+        let wins = Wins::of(&preferences, 2, 1.0, 0.5);
+        assert_eq!(
+            wins.hard,
+            [vec![Some(1.0), Some(0.5)], vec![Some(0.0), Some(0.5)]]
+        );
+        assert_eq!(wins.soft[0][1], Some(0.5));
+        assert!((wins.soft[0][0].unwrap() - 0.880_797).abs() < 1e-6);
+        assert_eq!(wins.hard_rate(&Bootstrap::default()).unwrap().estimate, 0.5);
+        assert_eq!(wins.prompts(), 2);
+    }
+
+    #[test]
+    fn invalid_comparisons_are_missing_not_ties() {
+        let unsure = Preference {
+            logit: -5.0,
+            coverage: 0.2,
+        };
+        let wins = Wins::of(&[one(1.0), one(-1.0), unsure, one(5.0)], 2, 1.0, 0.5);
+        assert_eq!(wins.hard, [vec![Some(1.0), None]]);
+        let none = Wins::of(&[unsure, unsure], 1, 1.0, 0.5);
+        assert_eq!(none.prompts(), 0);
+        assert!(none.soft_rate(&Bootstrap::default()).is_err());
+    }
+
+    #[test]
+    fn a_judge_without_preference_gives_a_half_with_a_point_interval() {
+        let wins = Wins::of(&[one(0.0); 80], 2, 1.0, 0.5);
+        let rate = wins.soft_rate(&Bootstrap::default()).unwrap();
+        assert_eq!((rate.low, rate.estimate, rate.high), (0.5, 0.5, 0.5));
+    }
+
+    #[test]
+    fn tau_flattens_the_soft_rate_only() {
+        let wins = Wins::of(&[one(4.0), one(-4.0)], 1, 4.0, 0.5);
+        assert!((wins.soft[0][0].unwrap() - logistic(1.0)).abs() < 1e-12);
+        assert_eq!(wins.hard[0][0], Some(1.0));
+    }
+}
