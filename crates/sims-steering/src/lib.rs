@@ -1,1 +1,36 @@
-//! Steering functions: fit, apply as a hook, save and load
+//! Steering functions: fit, apply as a hook, save and load.
+//!
+//! A [`Steering`] is data: for each layer a list of [`Edit`]s, one strength, the digest of the model they
+//! belong to. [`Steering::hook`] applies it through the engine's hook trait, which is all that this crate
+//! knows of the engine. The operators are in [`operator`] and [`householder`]; what they are fitted with is
+//! in [`mean_difference`], [`probe`] and [`hpr`], and [`layer_selection`] says which layers to steer.
+//!
+//! Everything is computed row by row in a fixed order, so results depend neither on batches nor on threads.
+
+pub mod angle_net;
+mod composition;
+mod error;
+mod fit_summary;
+pub mod hook;
+pub mod householder;
+pub mod hpr;
+pub mod layer_selection;
+pub mod mean_difference;
+pub mod moments;
+pub mod operator;
+pub mod paired_states;
+pub mod probe;
+pub mod random;
+pub mod real;
+pub mod separation;
+mod steering;
+mod steering_file;
+
+pub use composition::shift_factor;
+pub use error::{FitError, SteeringError};
+pub use fit_summary::{FitSummary, LayerFit, Signal};
+pub use hook::{EditSizes, SteeringHook};
+pub use householder::{AngleRule, Householder};
+pub use operator::{Additive, Edit, EditCounts, Operator};
+pub use paired_states::{PairedStates, PromptSplit};
+pub use steering::{Compose, Steering};

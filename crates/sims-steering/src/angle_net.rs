@@ -1,0 +1,308 @@
+//! The network of HPR that predicts by which angle a hidden state should turn.
+//!
+//! Linear layers that halve the width, GELU between them, one output: `γ(a) = π·sigmoid(φ(a))`
+//! (Pham and Nguyen 2024, arXiv 2409.10053; `VinAIResearch/HPR:householder.py`). Forward and backward are
+//! plain loops in `f32`: each row is computed alone and in a fixed order, so that results depend neither
+//! on the batch nor on the number of threads.
+
+use crate::random::Stream;
+use candle_core::cpu::erf::erf_f64;
+use rayon::prelude::*;
+use std::f64::consts::{FRAC_1_SQRT_2, PI};
+
+/// Multiply-adds from which a layer is worth spreading over threads.
+const PARALLEL_WORK: usize = 1 << 20;
+
+/// One linear layer: `y = W·x + b`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Linear {
+    /// Weights, `[outputs, inputs]`, row-major.
+    pub weight: Vec<f32>,
+    /// Bias, `[outputs]`.
+    pub bias: Vec<f32>,
+}
+
+impl Linear {
+    /// Returns the number of outputs.
+    pub fn outputs(&self) -> usize {
+        self.bias.len()
+    }
+
+    /// Returns the number of inputs.
+    pub fn inputs(&self) -> usize {
+        self.weight.len() / self.bias.len().max(1)
+    }
+
+    /// Computes `[rows, outputs]` from `[rows, inputs]`.
+    fn forward(&self, input: &[f32]) -> Vec<f32> {
+        let (inputs, outputs) = (self.inputs(), self.outputs());
+        let rows = input.len() / inputs;
+        let mut by_output = vec![0.0f32; rows * outputs]; // [outputs, rows]
+        let fill = |(output, values): (usize, &mut [f32])| {
+            let weight = &self.weight[output * inputs..(output + 1) * inputs];
+            for (row, value) in values.iter_mut().enumerate() {
+                *value = dot(weight, &input[row * inputs..(row + 1) * inputs]) + self.bias[output];
+            }
+        };
+        if rows * outputs * inputs >= PARALLEL_WORK {
+            by_output.par_chunks_mut(rows.max(1)).enumerate().for_each(fill);
+        } else {
+            by_output.chunks_mut(rows.max(1)).enumerate().for_each(fill);
+        }
+        // [outputs, rows] -> [rows, outputs]
+        let mut by_row = vec![0.0f32; rows * outputs];
+        for output in 0..outputs {
+            for row in 0..rows {
+                by_row[row * outputs + output] = by_output[output * rows + row];
+            }
+        }
+        by_row
+    }
+}
+
+/// The angle network: `Linear`, GELU, …, `Linear` to one number.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AngleNet {
+    /// The linear layers, first to last; the last has one output.
+    pub layers: Vec<Linear>,
+}
+
+/// What the forward pass keeps for the backward pass: per layer its input and its output before GELU.
+pub(crate) struct Trace {
+    inputs: Vec<Vec<f32>>,
+    outputs: Vec<Vec<f32>>,
+}
+
+impl AngleNet {
+    /// Draws a network as PyTorch does: weights and biases uniform in `±1/√inputs`.
+    ///
+    /// `depth` counts the linear layers; widths are `hidden, hidden/2, hidden/4, …, 1`, at least 1.
+    pub fn random(hidden: usize, depth: usize, stream: &mut Stream) -> Self {
+        let widths: Vec<usize> = (0..depth).map(|layer| (hidden >> layer).max(1)).chain([1]).collect();
+        let layers = widths
+            .windows(2)
+            .map(|pair| {
+                let bound = 1.0 / (pair[0] as f64).sqrt();
+                let mut draw = |count: usize| -> Vec<f32> {
+                    (0..count).map(|_| ((2.0 * stream.uniform() - 1.0) * bound) as f32).collect()
+                };
+                Linear { weight: draw(pair[0] * pair[1]), bias: draw(pair[1]) }
+            })
+            .collect();
+        Self { layers }
+    }
+
+    /// Lets the network start at the constant `angle` (radians) instead of near π/2.
+    ///
+    /// The last bias becomes `logit(angle/π)` and the last weights shrink to a tenth.
+    pub fn start_at(&mut self, angle: f64) {
+        let share = (angle / PI).clamp(1e-4, 1.0 - 1e-4);
+        if let Some(last) = self.layers.last_mut() {
+            last.bias[0] = (share / (1.0 - share)).ln() as f32;
+            last.weight.iter_mut().for_each(|weight| *weight *= 0.1);
+        }
+    }
+
+    /// Returns the width of the rows the network reads.
+    pub fn hidden_size(&self) -> usize {
+        self.layers.first().map_or(0, Linear::inputs)
+    }
+
+    /// Predicts the angle of each row in radians, `[rows]` in `(0, π)`.
+    ///
+    /// `rows`: `[rows, hidden]`, already scaled as in training.
+    pub fn angles(&self, rows: &[f32]) -> Vec<f64> {
+        self.forward(rows, None).iter().map(|&logit| PI * sigmoid(f64::from(logit))).collect()
+    }
+
+    /// Computes the angles and keeps what [`AngleNet::backward`] needs.
+    pub(crate) fn traced_angles(&self, rows: &[f32]) -> (Vec<f64>, Trace) {
+        let mut trace = Trace { inputs: Vec::new(), outputs: Vec::new() };
+        let logits = self.forward(rows, Some(&mut trace));
+        (logits.iter().map(|&logit| PI * sigmoid(f64::from(logit))).collect(), trace)
+    }
+
+    fn forward(&self, rows: &[f32], mut trace: Option<&mut Trace>) -> Vec<f32> {
+        let mut values = rows.to_vec();
+        for (index, layer) in self.layers.iter().enumerate() {
+            let output = layer.forward(&values);
+            let last = index + 1 == self.layers.len();
+            let next = if last {
+                output.clone()
+            } else {
+                output.iter().map(|&x| gelu(f64::from(x)) as f32).collect()
+            };
+            if let Some(trace) = trace.as_deref_mut() {
+                trace.inputs.push(values);
+                trace.outputs.push(output);
+            }
+            values = next;
+        }
+        values
+    }
+
+    /// Adds the gradient of the parameters to `gradient`, a network of the same shape.
+    ///
+    /// `angle_gradient`: `[rows]`, the derivative of the loss by each predicted angle.
+    pub(crate) fn backward(
+        &self,
+        trace: &Trace,
+        angles: &[f64],
+        angle_gradient: &[f64],
+        gradient: &mut Self,
+    ) {
+        // γ = π·σ(φ), so dγ/dφ = γ·(1 − γ/π).
+        let mut upstream: Vec<f32> = angles
+            .iter()
+            .zip(angle_gradient)
+            .map(|(&angle, &slope)| (slope * angle * (1.0 - angle / PI)) as f32)
+            .collect();
+        for (index, layer) in self.layers.iter().enumerate().rev() {
+            let (inputs, outputs) = (layer.inputs(), layer.outputs());
+            let input = &trace.inputs[index];
+            let rows = upstream.len() / outputs;
+            let target = &mut gradient.layers[index];
+            let mut downstream = vec![0.0f32; rows * inputs];
+            for row in 0..rows {
+                let row_input = &input[row * inputs..(row + 1) * inputs];
+                let row_downstream = &mut downstream[row * inputs..(row + 1) * inputs];
+                for output in 0..outputs {
+                    let slope = upstream[row * outputs + output];
+                    let span = output * inputs..(output + 1) * inputs;
+                    target.bias[output] += slope;
+                    add_scaled(&mut target.weight[span.clone()], slope, row_input);
+                    if index > 0 {
+                        add_scaled(row_downstream, slope, &layer.weight[span]);
+                    }
+                }
+            }
+            if index > 0 {
+                let before = &trace.outputs[index - 1];
+                for (slope, &x) in downstream.iter_mut().zip(before) {
+                    *slope *= gelu_slope(f64::from(x)) as f32;
+                }
+            }
+            upstream = downstream;
+        }
+    }
+
+    /// Returns a network of the same shape whose parameters are all 0.
+    pub(crate) fn zeros_like(&self) -> Self {
+        let layers = self
+            .layers
+            .iter()
+            .map(|layer| Linear {
+                weight: vec![0.0; layer.weight.len()],
+                bias: vec![0.0; layer.bias.len()],
+            })
+            .collect();
+        Self { layers }
+    }
+
+    /// Iterates over the parameter groups: weight and bias of each layer in turn.
+    pub(crate) fn groups_mut(&mut self) -> impl Iterator<Item = &mut Vec<f32>> {
+        self.layers.iter_mut().flat_map(|layer| [&mut layer.weight, &mut layer.bias])
+    }
+}
+
+/// Dot product in `f32` over sixteen lanes in a fixed order.
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    const LANES: usize = 16;
+    let mut lanes = [0.0f32; LANES];
+    let (a_blocks, b_blocks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+    let tail: f32 =
+        a_blocks.remainder().iter().zip(b_blocks.remainder()).map(|(x, y)| x * y).sum();
+    for (x, y) in a_blocks.zip(b_blocks) {
+        for lane in 0..LANES {
+            lanes[lane] += x[lane] * y[lane];
+        }
+    }
+    lanes.iter().sum::<f32>() + tail
+}
+
+fn add_scaled(target: &mut [f32], factor: f32, row: &[f32]) {
+    for (value, &x) in target.iter_mut().zip(row) {
+        *value += factor * x;
+    }
+}
+
+/// Logistic function, stable for large arguments of either sign.
+pub(crate) fn sigmoid(x: f64) -> f64 {
+    if x >= 0.0 {
+        1.0 / (1.0 + (-x).exp())
+    } else {
+        let e = x.exp();
+        e / (1.0 + e)
+    }
+}
+
+/// GELU in its exact form, `x·Φ(x)`, as PyTorch's default.
+fn gelu(x: f64) -> f64 {
+    0.5 * x * (1.0 + erf_f64(x * FRAC_1_SQRT_2))
+}
+
+/// Derivative of [`gelu`]: `Φ(x) + x·φ(x)`.
+fn gelu_slope(x: f64) -> f64 {
+    let density = (-0.5 * x * x).exp() / (2.0 * PI).sqrt();
+    0.5 * (1.0 + erf_f64(x * FRAC_1_SQRT_2)) + x * density
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows(count: usize, hidden: usize) -> Vec<f32> {
+        let mut stream = Stream::new(4, "rows");
+        (0..count * hidden).map(|_| stream.normal() as f32).collect()
+    }
+
+    #[test]
+    fn widths_halve_to_one_output() {
+        let net = AngleNet::random(32, 4, &mut Stream::new(0, "net"));
+        let shapes: Vec<_> = net.layers.iter().map(|l| (l.inputs(), l.outputs())).collect();
+        assert_eq!(shapes, [(32, 16), (16, 8), (8, 4), (4, 1)]);
+    }
+
+    #[test]
+    fn rows_do_not_depend_on_their_batch() {
+        let net = AngleNet::random(33, 3, &mut Stream::new(1, "net"));
+        let data = rows(5, 33);
+        let together = net.angles(&data);
+        for row in 0..5 {
+            assert_eq!(net.angles(&data[row * 33..(row + 1) * 33]), [together[row]]);
+        }
+    }
+
+    #[test]
+    fn start_angle_is_met() {
+        let mut net = AngleNet::random(32, 4, &mut Stream::new(2, "net"));
+        net.start_at(0.3);
+        for angle in net.angles(&rows(20, 32)) {
+            assert!((angle - 0.3).abs() < 0.1, "{angle}");
+        }
+    }
+
+    /// The backward pass against central differences of the sum of all angles.
+    #[test]
+    fn gradient_matches_finite_differences() {
+        let mut net = AngleNet::random(8, 3, &mut Stream::new(3, "net"));
+        let data = rows(4, 8);
+        let (angles, trace) = net.traced_angles(&data);
+        let mut gradient = net.zeros_like();
+        net.backward(&trace, &angles, &[1.0; 4], &mut gradient);
+        let step = 1e-2f32;
+        for layer in 0..3 {
+            for index in 0..net.layers[layer].weight.len() {
+                let start = net.layers[layer].weight[index];
+                let mut total = |value: f32| {
+                    net.layers[layer].weight[index] = value;
+                    net.angles(&data).iter().sum::<f64>()
+                };
+                let slope = (total(start + step) - total(start - step)) / f64::from(2.0 * step);
+                total(start);
+                let ours = f64::from(gradient.layers[layer].weight[index]);
+                assert!((slope - ours).abs() < 2e-3 * (1.0 + ours.abs()), "{slope} {ours}");
+            }
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! Putting steerings together: stacking a round on the one before, capping the sum, backing off.
+
+use crate::operator::{Additive, Edit, Operator};
+use crate::steering::{Compose, Steering, finite};
+use crate::{FitError, SteeringError};
+use std::collections::BTreeMap;
+
+impl Steering {
+    /// Returns this steering followed by `next` at every layer.
+    ///
+    /// Strengths are folded into the edits, so the result has strength 1; two vectors that follow one
+    /// another at a layer collapse to their sum. Everything else is taken from `next`.
+    ///
+    /// # Errors
+    /// [`SteeringError::ModelMismatch`] or [`SteeringError::HiddenSize`] if the two belong to different models.
+    pub fn stack(&self, next: &Self) -> Result<Self, SteeringError> {
+        self.check_model(&next.model)?;
+        if self.hidden_size != next.hidden_size {
+            return Err(SteeringError::HiddenSize {
+                expected: self.hidden_size,
+                found: next.hidden_size,
+            });
+        }
+        let mut stacked = next.clone();
+        stacked.compose = Compose::Stack;
+        stacked.strength = 1.0;
+        stacked.layers = self.folded()?;
+        for (layer, edits) in next.folded()? {
+            let target = stacked.layers.entry(layer).or_default();
+            for edit in edits {
+                append(target, edit)?;
+            }
+        }
+        Ok(stacked)
+    }
+
+    /// Returns this candidate with the part that it adds to its incumbent at `alpha` times its strength.
+    ///
+    /// A candidate that replaces its incumbent, or has none, is scaled as a whole. One that is stacked
+    /// keeps what the incumbent does: backing off the third round must not undo the first two.
+    ///
+    /// # Errors
+    /// [`SteeringError::NotStacked`] if the candidate is stacked but does not begin with the incumbent's
+    /// edits; [`SteeringError::Degenerate`] if `alpha` is not finite.
+    pub fn back_off(&self, incumbent: Option<&Self>, alpha: f64) -> Result<Self, SteeringError> {
+        finite("the strength", alpha)?;
+        let incumbent = match (self.compose, incumbent) {
+            (Compose::Stack, Some(incumbent)) => incumbent.folded()?,
+            _ => return self.scaled(alpha),
+        };
+        let mut weaker = self.clone();
+        weaker.layers = self.folded()?;
+        weaker.strength = 1.0;
+        for layer in incumbent.keys() {
+            if !weaker.layers.contains_key(layer) {
+                return Err(SteeringError::NotStacked { layer: *layer });
+            }
+        }
+        for (&layer, edits) in &mut weaker.layers {
+            let kept = incumbent.get(&layer).map_or(&[][..], Vec::as_slice);
+            back_off_layer(edits, kept, alpha).ok_or(SteeringError::NotStacked { layer })?;
+        }
+        Ok(weaker)
+    }
+
+    /// Returns the edits with the steering's strength, and each vector's own, multiplied in.
+    fn folded(&self) -> Result<BTreeMap<usize, Vec<Edit>>, SteeringError> {
+        let mut layers = BTreeMap::new();
+        for (&layer, edits) in &self.layers {
+            let mut folded = Vec::with_capacity(edits.len());
+            for edit in edits {
+                let mut edit = edit.clone();
+                edit.strength *= self.strength;
+                append(&mut folded, edit)?;
+            }
+            layers.insert(layer, folded);
+        }
+        Ok(layers)
+    }
+}
+
+/// Appends an edit; a vector after a vector becomes their sum at strength 1.
+fn append(edits: &mut Vec<Edit>, edit: Edit) -> Result<(), SteeringError> {
+    if let Some(last) = edits.last_mut()
+        && let (Operator::Additive(first), Operator::Additive(second)) =
+            (&last.operator, &edit.operator)
+        && !last.preserve_norm
+        && !edit.preserve_norm
+    {
+        let sum = combine(first, last.strength, second, edit.strength)?;
+        *last = Edit::new(Operator::Additive(sum));
+        return Ok(());
+    }
+    edits.push(edit);
+    Ok(())
+}
+
+/// Returns `first_weight·first + second_weight·second`.
+fn combine(
+    first: &Additive,
+    first_weight: f64,
+    second: &Additive,
+    second_weight: f64,
+) -> Result<Additive, SteeringError> {
+    let sum = first
+        .vector()
+        .iter()
+        .zip(second.vector())
+        .map(|(&a, &b)| (first_weight * f64::from(a) + second_weight * f64::from(b)) as f32)
+        .collect();
+    Additive::new(sum)
+}
+
+/// Scales what `edits` adds to `kept`; returns nothing if `edits` does not begin with `kept`.
+fn back_off_layer(edits: &mut [Edit], kept: &[Edit], alpha: f64) -> Option<()> {
+    let own = if edits.len() >= kept.len() && edits[..kept.len()] == *kept {
+        kept.len()
+    } else {
+        // The incumbent's last vector and the candidate's first have become one sum.
+        let last = kept.len().checked_sub(1)?;
+        if edits.len() < kept.len() || edits[..last] != kept[..last] {
+            return None;
+        }
+        let (Operator::Additive(before), Operator::Additive(sum)) =
+            (&kept[last].operator, &edits[last].operator)
+        else {
+            return None;
+        };
+        let before_weight = kept[last].strength * (1.0 - alpha);
+        let sum_weight = edits[last].strength * alpha;
+        let between = combine(before, before_weight, sum, sum_weight).ok()?;
+        edits[last] = Edit::new(Operator::Additive(between));
+        kept.len()
+    };
+    edits[own..].iter_mut().for_each(|edit| edit.strength *= alpha);
+    Some(())
+}
+
+/// Returns the largest factor in `[0, 1]` by which `addition` may be added to `incumbent` so that the sum
+/// is no longer than `limit`.
+///
+/// `incumbent` and `addition`: `[hidden]`. If the incumbent alone is longer than the limit the factor is 0.
+/// The limit guards against the collapse that the toy world showed from about 0.45 of the state norm on.
+///
+/// # Errors
+/// [`FitError::Operator`] if the limit is NaN.
+pub fn shift_factor(incumbent: &[f64], addition: &[f64], limit: f64) -> Result<f64, FitError> {
+    if limit.is_nan() {
+        return Err(SteeringError::Degenerate { what: "the largest shift", value: limit }.into());
+    }
+    let product = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f64>();
+    // ‖incumbent + t·addition‖² = c + 2bt + at² ≤ limit²
+    let (a, b) = (product(addition, addition), product(incumbent, addition));
+    let c = product(incumbent, incumbent) - limit * limit;
+    if a + 2.0 * b + c <= 0.0 {
+        return Ok(1.0);
+    }
+    if c > 0.0 || a == 0.0 {
+        return Ok(0.0);
+    }
+    Ok(((-b + (b * b - a * c).sqrt()) / a).clamp(0.0, 1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::householder::{AngleRule, Householder};
+    use sims_artifact::Digest;
+
+    fn vector(values: &[f32]) -> Edit {
+        Edit::new(Operator::Additive(Additive::new(values.to_vec()).unwrap()))
+    }
+
+    fn rotation(angle: f64) -> Edit {
+        let rule = AngleRule::Fixed { angle };
+        let normal = vec![1.0, 0.5];
+        Edit::new(Operator::Householder(Householder::new(normal, 0.2, rule, None, None).unwrap()))
+    }
+
+    fn steering(edits: &[(usize, Edit)]) -> Steering {
+        let mut steering = Steering::identity(Digest::of_bytes(b"model"), 2, 6);
+        for (layer, edit) in edits {
+            steering.push(*layer, edit.clone()).unwrap();
+        }
+        steering
+    }
+
+    fn vector_at(steering: &Steering, layer: usize, index: usize) -> Vec<f32> {
+        match &steering.edits(layer)[index].operator {
+            Operator::Additive(additive) => additive.vector().to_vec(),
+            Operator::Householder(_) => panic!("layer {layer} has a rotation at {index}"),
+        }
+    }
+
+    /// T20: vectors stack to their sum, strengths included; `next` alone is what replaces.
+    #[test]
+    fn stacked_vectors_are_their_sum() {
+        let first = steering(&[(4, vector(&[1.0, 2.0]))]).scaled(0.5).unwrap();
+        let second = steering(&[(4, vector(&[-3.0, 1.0])), (2, vector(&[1.0, 0.0]))]);
+        let stacked = first.stack(&second).unwrap();
+        assert_eq!(stacked.layers(), [2, 4]);
+        assert_eq!(stacked.edits(4).len(), 1);
+        assert_eq!(vector_at(&stacked, 4, 0), [-2.5, 2.0]);
+        assert_eq!(stacked.strength(), 1.0);
+        assert_eq!(stacked.additive_shift(4).unwrap(), [-2.5, 2.0]);
+        assert!(stacked.additive_shift(3).is_none());
+    }
+
+    #[test]
+    fn rotations_are_appended_in_order() {
+        let first = steering(&[(4, rotation(0.1))]);
+        let second = steering(&[(4, rotation(0.2)), (4, vector(&[1.0, 1.0]))]).scaled(0.5).unwrap();
+        let stacked = first.stack(&second).unwrap();
+        let strengths: Vec<f64> = stacked.edits(4).iter().map(|edit| edit.strength).collect();
+        assert_eq!(strengths, [1.0, 0.5, 0.5]);
+    }
+
+    #[test]
+    fn other_models_do_not_stack() {
+        let other = Steering::identity(Digest::of_bytes(b"other"), 2, 6);
+        let error = steering(&[]).stack(&other).unwrap_err();
+        let text = error.to_string();
+        for digest in [Digest::of_bytes(b"model"), Digest::of_bytes(b"other")] {
+            assert!(text.contains(&digest.to_string()), "{text}");
+        }
+    }
+
+    #[test]
+    fn back_off_keeps_the_incumbent() {
+        let incumbent = steering(&[(4, vector(&[1.0, 0.0])), (3, rotation(0.1))]);
+        let round = steering(&[(4, vector(&[0.0, 2.0])), (3, rotation(0.2)), (5, vector(&[1.0, 1.0]))]);
+        let candidate = incumbent.stack(&round).unwrap();
+        let weaker = candidate.back_off(Some(&incumbent), 0.25).unwrap();
+        assert_eq!(vector_at(&weaker, 4, 0), [1.0, 0.5]);
+        assert_eq!(weaker.edits(3)[0].strength, 1.0);
+        assert_eq!(weaker.edits(3)[1].strength, 0.25);
+        assert_eq!(weaker.edits(5)[0].strength, 0.25);
+        let none = candidate.back_off(Some(&incumbent), 0.0).unwrap();
+        assert_eq!(none.additive_shift(4), incumbent.additive_shift(4));
+        // Nothing to keep: the whole candidate is scaled.
+        assert_eq!(candidate.back_off(None, 0.5).unwrap().strength(), 0.5);
+        let stranger = steering(&[(4, rotation(0.3))]);
+        assert!(matches!(
+            candidate.back_off(Some(&stranger), 0.5),
+            Err(SteeringError::NotStacked { layer: 4 })
+        ));
+    }
+
+    #[test]
+    fn accumulated_shift_is_capped() {
+        let factor = |incumbent: [f64; 2], addition: [f64; 2]| {
+            shift_factor(&incumbent, &addition, 1.0).unwrap()
+        };
+        assert_eq!(factor([0.0, 0.0], [0.5, 0.0]), 1.0);
+        assert_eq!(factor([0.0, 0.0], [4.0, 0.0]), 0.25);
+        assert!((factor([0.6, 0.0], [0.0, 1.6]) - 0.5).abs() < 1e-12);
+        assert_eq!(factor([2.0, 0.0], [0.1, 0.0]), 0.0);
+        // A step back inside the limit is free.
+        assert_eq!(factor([1.5, 0.0], [-1.0, 0.0]), 1.0);
+    }
+}

@@ -1,0 +1,219 @@
+//! The hook that applies a steering to the residual stream during a forward pass.
+
+use crate::operator::{Edit, EditCounts};
+use crate::real::norm;
+use crate::steering::Steering;
+use crate::SteeringError;
+use candle_core::{CpuStorage, Device, Storage, Tensor, WithDType};
+use sims_model::{Hook, ModelError, Segment};
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+/// Applies a steering; made by [`Steering::hook`].
+///
+/// Edits the rows of each segment from its `edit_from` position on and leaves the bits of all others.
+/// Rows are edited in `f32`, each by itself and in a fixed order, and cast back to the model's dtype, so
+/// that the result does not depend on the batch. At strength 0 the hook wants no layer.
+#[derive(Debug, Clone)]
+pub struct SteeringHook {
+    layers: BTreeMap<usize, Vec<Edit>>,
+    hidden_size: usize,
+    strength: f64,
+    applications: u64,
+    counts: EditCounts,
+    sizes: Option<EditSizes>,
+}
+
+/// How large the edits were, over all rows offered to the steering.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct EditSizes {
+    /// Rows measured.
+    pub rows: u64,
+    /// Sum of `‖a′ − a‖/‖a‖`; divide by `rows` for the mean.
+    pub relative_shift_sum: f64,
+    /// Largest `‖a′‖/‖a‖`.
+    pub largest_norm_ratio: f64,
+    /// Smallest `‖a′‖/‖a‖`.
+    pub smallest_norm_ratio: f64,
+    /// Whether every edited row is finite.
+    pub non_finite_rows: u64,
+}
+
+impl SteeringHook {
+    pub(crate) fn new(steering: &Steering) -> Self {
+        let strength = steering.strength();
+        let layers = steering
+            .layers
+            .iter()
+            .map(|(&layer, edits)| {
+                let active = edits.iter().filter(|edit| strength * edit.strength != 0.0);
+                (layer, active.cloned().collect::<Vec<_>>())
+            })
+            .filter(|(_, edits)| !edits.is_empty())
+            .collect();
+        Self {
+            layers,
+            hidden_size: steering.hidden_size(),
+            strength,
+            applications: 0,
+            counts: EditCounts::default(),
+            sizes: None,
+        }
+    }
+
+    /// Also measures how large the edits are; costs a copy of the edited rows.
+    #[must_use]
+    pub fn measuring(mut self) -> Self {
+        self.sizes = Some(EditSizes {
+            smallest_norm_ratio: f64::INFINITY,
+            ..EditSizes::default()
+        });
+        self
+    }
+
+    /// Returns how often the hook was called on a layer that it steers.
+    pub fn applications(&self) -> u64 {
+        self.applications
+    }
+
+    /// Returns how many rows were offered, edited and capped.
+    pub fn counts(&self) -> EditCounts {
+        self.counts
+    }
+
+    /// Returns how large the edits were, if the hook is [`measuring`](Self::measuring).
+    pub fn sizes(&self) -> Option<EditSizes> {
+        self.sizes
+    }
+
+    /// Returns whether the hook wants no layer, because the steering changes nothing.
+    pub fn is_identity(&self) -> bool {
+        self.layers.is_empty()
+    }
+
+    /// Checks, after a run, that the hook was called: one that is installed and idle is an error.
+    ///
+    /// # Errors
+    /// [`SteeringError::NeverApplied`] if the steering has layers to edit and none was offered.
+    pub fn check_applied(&self) -> Result<(), SteeringError> {
+        if self.applications == 0 && !self.layers.is_empty() {
+            return Err(SteeringError::NeverApplied { layers: self.layers.keys().copied().collect() });
+        }
+        Ok(())
+    }
+
+    /// Edits `ranges` of rows in a `[rows, hidden]` buffer of the model's dtype.
+    fn edit<T: WithDType>(&mut self, layer: usize, data: &[T], ranges: &[Range<usize>]) -> Vec<T> {
+        let hidden = self.hidden_size;
+        let count: usize = ranges.iter().map(Range::len).sum();
+        let mut rows: Vec<f32> = Vec::with_capacity(count * hidden);
+        for range in ranges {
+            let span = range.start * hidden..range.end * hidden;
+            rows.extend(data[span].iter().map(|x| x.to_f64() as f32));
+        }
+        let before = self.sizes.is_some().then(|| rows.clone());
+        for edit in self.layers.get(&layer).map_or(&[][..], Vec::as_slice) {
+            edit.apply(&mut rows, self.strength, &mut self.counts);
+        }
+        if let (Some(sizes), Some(before)) = (&mut self.sizes, before) {
+            measure(sizes, &before, &rows, hidden);
+        }
+        let mut edited = data.to_vec();
+        let mut values = rows.iter();
+        for range in ranges {
+            for (target, &value) in
+                edited[range.start * hidden..range.end * hidden].iter_mut().zip(values.by_ref())
+            {
+                // A value that an edit left alone keeps its bits: f32 holds every bf16 and f16.
+                *target = T::from_f64(f64::from(value));
+            }
+        }
+        edited
+    }
+
+    fn edit_tensor(
+        &mut self,
+        layer: usize,
+        hidden: &Tensor,
+        ranges: &[Range<usize>],
+    ) -> Result<Tensor, candle_core::Error> {
+        let shape = hidden.shape().clone();
+        // Elsewhere than on the CPU the rows travel: simple, and small beside a block's own work.
+        let host = hidden.to_device(&Device::Cpu)?.contiguous()?;
+        let edited = {
+            let (storage, layout) = host.storage_and_layout();
+            let span = layout.start_offset()..layout.start_offset() + shape.elem_count();
+            let Storage::Cpu(storage) = &*storage else {
+                candle_core::bail!("a tensor on the CPU is stored elsewhere");
+            };
+            match storage {
+                CpuStorage::F32(data) => {
+                    Tensor::from_vec(self.edit(layer, &data[span], ranges), shape, &Device::Cpu)?
+                }
+                CpuStorage::BF16(data) => {
+                    Tensor::from_vec(self.edit(layer, &data[span], ranges), shape, &Device::Cpu)?
+                }
+                CpuStorage::F16(data) => {
+                    Tensor::from_vec(self.edit(layer, &data[span], ranges), shape, &Device::Cpu)?
+                }
+                CpuStorage::F64(data) => {
+                    Tensor::from_vec(self.edit(layer, &data[span], ranges), shape, &Device::Cpu)?
+                }
+                _ => candle_core::bail!("hidden states of dtype {:?}", host.dtype()),
+            }
+        };
+        edited.to_device(hidden.device())
+    }
+}
+
+impl Hook for SteeringHook {
+    fn wants(&self, layer: usize) -> bool {
+        self.layers.contains_key(&layer)
+    }
+
+    fn on_block(
+        &mut self,
+        layer: usize,
+        segments: &[Segment],
+        hidden: &Tensor,
+    ) -> Result<Option<Tensor>, ModelError> {
+        if !self.layers.contains_key(&layer) {
+            return Ok(None);
+        }
+        self.applications += 1;
+        let ranges: Vec<Range<usize>> = segments
+            .iter()
+            .map(Segment::edit_rows)
+            .filter(|rows| !rows.is_empty())
+            .collect();
+        if ranges.is_empty() {
+            return Ok(None);
+        }
+        let width = hidden.dims().last().copied().unwrap_or(0);
+        if width != self.hidden_size {
+            let error = SteeringError::HiddenSize { expected: self.hidden_size, found: width };
+            return Err(ModelError::Hook { layer, message: error.to_string() });
+        }
+        Ok(Some(self.edit_tensor(layer, hidden, &ranges)?))
+    }
+}
+
+fn measure(sizes: &mut EditSizes, before: &[f32], after: &[f32], hidden: usize) {
+    for (old, new) in before.chunks_exact(hidden).zip(after.chunks_exact(hidden)) {
+        let (old_norm, new_norm) = (norm(old), norm(new));
+        sizes.rows += 1;
+        if !new_norm.is_finite() {
+            sizes.non_finite_rows += 1;
+        } else if old_norm > 0.0 {
+            let difference: f64 =
+                old.iter().zip(new).map(|(a, b)| f64::from(b - a).powi(2)).sum::<f64>().sqrt();
+            sizes.relative_shift_sum += difference / old_norm;
+            sizes.largest_norm_ratio = sizes.largest_norm_ratio.max(new_norm / old_norm);
+            sizes.smallest_norm_ratio = sizes.smallest_norm_ratio.min(new_norm / old_norm);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "hook_tests.rs"]
+mod tests;

@@ -1,0 +1,185 @@
+//! A steering: operators by layer, one strength, the model they belong to and how they were fitted.
+
+use crate::fit_summary::FitSummary;
+use crate::operator::{Edit, Operator};
+use crate::{SteeringError, SteeringHook};
+use serde::{Deserialize, Serialize};
+use sims_artifact::Digest;
+use std::collections::BTreeMap;
+
+/// How a fit relates to the steering that the round sampled with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Compose {
+    /// The fit comes on top: states were read from the steered model.
+    Stack,
+    /// The fit takes the incumbent's place: states were read from the base model.
+    Replace,
+}
+
+/// A steering function of one model.
+///
+/// Holds for each layer an ordered list of [`Edit`]s, applied one after the other to that block's output,
+/// and one strength that multiplies the strengths of all of them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Steering {
+    pub(crate) model: Digest,
+    pub(crate) hidden_size: usize,
+    pub(crate) num_hidden_layers: usize,
+    pub(crate) operator: String,
+    pub(crate) compose: Compose,
+    pub(crate) strength: f64,
+    pub(crate) layers: BTreeMap<usize, Vec<Edit>>,
+    pub(crate) fit: Option<FitSummary>,
+}
+
+impl Steering {
+    /// Returns the steering that changes nothing, for a model.
+    pub fn identity(model: Digest, hidden_size: usize, num_hidden_layers: usize) -> Self {
+        Self {
+            model,
+            hidden_size,
+            num_hidden_layers,
+            operator: "identity".to_owned(),
+            compose: Compose::Replace,
+            strength: 1.0,
+            layers: BTreeMap::new(),
+            fit: None,
+        }
+    }
+
+    /// Appends an edit to a layer (0-based, the block's output).
+    ///
+    /// # Errors
+    /// [`SteeringError::LayerRange`] or [`SteeringError::HiddenSize`] if it does not fit the model,
+    /// [`SteeringError::Degenerate`] if its strength is not finite.
+    pub fn push(&mut self, layer: usize, edit: Edit) -> Result<(), SteeringError> {
+        if layer >= self.num_hidden_layers {
+            return Err(SteeringError::LayerRange {
+                layer,
+                num_hidden_layers: self.num_hidden_layers,
+            });
+        }
+        if edit.operator.hidden_size() != self.hidden_size {
+            return Err(SteeringError::HiddenSize {
+                expected: self.hidden_size,
+                found: edit.operator.hidden_size(),
+            });
+        }
+        finite("the edit's strength", edit.strength)?;
+        self.layers.entry(layer).or_default().push(edit);
+        Ok(())
+    }
+
+    /// Names the operator and says how the fit was made; returns the steering.
+    #[must_use]
+    pub fn described(mut self, operator: impl Into<String>, compose: Compose, fit: FitSummary) -> Self {
+        self.operator = operator.into();
+        self.compose = compose;
+        self.fit = Some(fit);
+        self
+    }
+
+    /// Returns the digest of the model that the steering belongs to.
+    pub fn model(&self) -> &Digest {
+        &self.model
+    }
+
+    /// Returns the model's hidden size.
+    pub fn hidden_size(&self) -> usize {
+        self.hidden_size
+    }
+
+    /// Returns the model's number of decoder blocks.
+    pub fn num_hidden_layers(&self) -> usize {
+        self.num_hidden_layers
+    }
+
+    /// Returns the name of the operator fitted last, such as `mean-difference`.
+    pub fn operator(&self) -> &str {
+        &self.operator
+    }
+
+    /// Returns how the fit relates to its incumbent.
+    pub fn compose(&self) -> Compose {
+        self.compose
+    }
+
+    /// Returns the strength that multiplies every edit.
+    pub fn strength(&self) -> f64 {
+        self.strength
+    }
+
+    /// Returns the edited layers, in ascending order.
+    pub fn layers(&self) -> Vec<usize> {
+        self.layers.keys().copied().collect()
+    }
+
+    /// Returns the edits of a layer in the order in which they are applied.
+    pub fn edits(&self, layer: usize) -> &[Edit] {
+        self.layers.get(&layer).map_or(&[], Vec::as_slice)
+    }
+
+    /// Returns how the steering was fitted, if it was.
+    pub fn fit(&self) -> Option<&FitSummary> {
+        self.fit.as_ref()
+    }
+
+    /// Returns whether the steering leaves every state bit for bit.
+    pub fn is_identity(&self) -> bool {
+        self.strength == 0.0
+            || self.layers.values().flatten().all(|edit| edit.strength == 0.0)
+    }
+
+    /// Checks that the steering belongs to a model.
+    ///
+    /// # Errors
+    /// [`SteeringError::ModelMismatch`] naming both digests.
+    pub fn check_model(&self, model: &Digest) -> Result<(), SteeringError> {
+        if &self.model == model {
+            Ok(())
+        } else {
+            Err(SteeringError::ModelMismatch { expected: self.model, found: *model })
+        }
+    }
+
+    /// Returns the steering with its strength multiplied by `alpha`.
+    ///
+    /// Scales everything, earlier rounds included; see [`Steering::back_off`] for the last round alone.
+    ///
+    /// # Errors
+    /// [`SteeringError::Degenerate`] if `alpha` is not finite.
+    pub fn scaled(&self, alpha: f64) -> Result<Self, SteeringError> {
+        finite("the strength", alpha)?;
+        let mut scaled = self.clone();
+        scaled.strength *= alpha;
+        Ok(scaled)
+    }
+
+    /// Returns a hook that applies the steering during a forward pass.
+    pub fn hook(&self) -> SteeringHook {
+        SteeringHook::new(self)
+    }
+
+    /// Returns the sum of the vectors added at a layer, `[hidden]`, strengths included.
+    ///
+    /// Nothing is returned if the layer has no additive edit.
+    pub fn additive_shift(&self, layer: usize) -> Option<Vec<f64>> {
+        let mut total: Option<Vec<f64>> = None;
+        for edit in self.edits(layer) {
+            if let Operator::Additive(additive) = &edit.operator {
+                let strength = self.strength * edit.strength;
+                let sum = total.get_or_insert_with(|| vec![0.0; self.hidden_size]);
+                for (sum, &v) in sum.iter_mut().zip(additive.vector()) {
+                    *sum += strength * f64::from(v);
+                }
+            }
+        }
+        total
+    }
+}
+
+/// Checks that a number given by the caller is finite.
+pub(crate) fn finite(what: &'static str, value: f64) -> Result<(), SteeringError> {
+    if value.is_finite() { Ok(()) } else { Err(SteeringError::Degenerate { what, value }) }
+}

@@ -1,0 +1,139 @@
+//! Operators and fits against NumPy and scikit-learn; `reference/make_reference.py` made the numbers.
+
+use serde::Deserialize;
+use sims_steering::angle_net::{AngleNet, Linear};
+use sims_steering::moments::Averaging;
+use sims_steering::separation::Scores;
+use sims_steering::{Edit, EditCounts, Householder, Operator, PairedStates, mean_difference, probe};
+
+#[derive(Deserialize)]
+struct Reference {
+    householder: HouseholderCases,
+    fits: FitCases,
+}
+
+#[derive(Deserialize)]
+struct HouseholderCases {
+    normal: Vec<f32>,
+    layers: Vec<Layer>,
+    input_scale: f64,
+    states: Vec<f32>,
+    angles: Vec<f64>,
+    edited: Vec<f64>,
+}
+
+#[derive(Deserialize)]
+struct Layer {
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+}
+
+#[derive(Deserialize)]
+struct FitCases {
+    hidden: usize,
+    pairs: Vec<u32>,
+    positive: Vec<f32>,
+    negative: Vec<f32>,
+    mean_difference: Vec<f64>,
+    flat_mean_difference: Vec<f64>,
+    state_norm: f64,
+    inverse_penalty: f64,
+    probe: Vec<f64>,
+    probe_accuracy: f64,
+    auroc: f64,
+}
+
+fn reference() -> Reference {
+    serde_json::from_str(include_str!("reference/reference.json")).expect("the fixture is valid")
+}
+
+fn close(ours: &[f64], theirs: &[f64], tolerance: f64) {
+    assert_eq!(ours.len(), theirs.len());
+    let size = theirs.iter().fold(0.0f64, |size, x| size.max(x.abs()));
+    for (a, b) in ours.iter().zip(theirs) {
+        assert!((a - b).abs() <= tolerance * size, "{a} against {b}, largest {size}");
+    }
+}
+
+/// The reference is in f64 by way of the mirror image; ours predicts and stores in f32.
+#[test]
+fn faithful_hpr_equals_numpy() {
+    let cases = reference().householder;
+    let hidden = cases.normal.len();
+    let layers =
+        cases.layers.into_iter().map(|l| Linear { weight: l.weight, bias: l.bias }).collect();
+    let net = AngleNet { layers };
+    let scaled: Vec<f32> =
+        cases.states.iter().map(|&x| (f64::from(x) * cases.input_scale) as f32).collect();
+    close(&net.angles(&scaled), &cases.angles, 1e-6);
+
+    let operator = Householder::faithful(cases.normal.clone(), net, cases.input_scale).unwrap();
+    let mut edited = cases.states.clone();
+    let mut counts = EditCounts::default();
+    Edit::new(Operator::Householder(operator)).apply(&mut edited, 1.0, &mut counts);
+    let edited_f64: Vec<f64> = edited.iter().map(|&x| f64::from(x)).collect();
+    close(&edited_f64, &cases.edited, 2e-6);
+    let (mut below, mut above) = (0, 0);
+    for (before, after) in cases.states.chunks_exact(hidden).zip(edited.chunks_exact(hidden)) {
+        let product: f32 = before.iter().zip(&cases.normal).map(|(a, w)| a * w).sum();
+        if product > 0.0 {
+            assert_eq!(before, after);
+            above += 1;
+        } else {
+            below += 1;
+        }
+    }
+    assert_eq!(counts.edited, below);
+    assert!(above > 5 && below > 5);
+}
+
+#[test]
+fn mean_difference_equals_numpy() {
+    let cases = reference().fits;
+    let states = cases.states();
+    let rows = cases.rows();
+    let fitted = mean_difference::fit(&states, &rows, Averaging::TwoLevel).unwrap();
+    close(&fitted.vector, &cases.mean_difference, 1e-12);
+    close(&[fitted.state_norm], &[cases.state_norm], 1e-12);
+    let flat = mean_difference::fit(&states, &rows, Averaging::Flat).unwrap();
+    close(&flat.vector, &cases.flat_mean_difference, 1e-12);
+}
+
+#[test]
+fn probe_equals_scikit_learn() {
+    let cases = reference().fits;
+    let (states, rows) = (cases.states(), cases.rows());
+    let fitted = probe::fit(&states, &rows, cases.inverse_penalty).unwrap();
+    close(&fitted.weight, &cases.probe, 1e-6);
+    let right = rows
+        .iter()
+        .map(|&row| {
+            let product = |state: &[f32]| -> f64 {
+                state.iter().zip(&fitted.weight).map(|(&x, w)| f64::from(x) * w).sum()
+            };
+            usize::from(product(states.chosen(row)) > 0.0)
+                + usize::from(product(states.rejected(row)) <= 0.0)
+        })
+        .sum::<usize>();
+    let accuracy = right as f64 / (2 * rows.len()) as f64;
+    close(&[accuracy], &[cases.probe_accuracy], 1e-12);
+}
+
+#[test]
+fn area_under_the_curve_equals_scikit_learn() {
+    let cases = reference().fits;
+    let scores = Scores::along(&cases.mean_difference, &cases.states(), &cases.rows());
+    let auroc = scores.auroc();
+    close(&[auroc.value], &[cases.auroc], 1e-12);
+    assert!(auroc.low < auroc.value && auroc.value < auroc.high && auroc.low > 0.5);
+}
+
+impl FitCases {
+    fn states(&self) -> PairedStates<'_> {
+        PairedStates::new(self.hidden, &self.positive, &self.negative, &self.pairs, &self.pairs).unwrap()
+    }
+
+    fn rows(&self) -> Vec<usize> {
+        (0..self.pairs.len()).collect()
+    }
+}

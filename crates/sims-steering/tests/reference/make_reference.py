@@ -1,0 +1,115 @@
+#!/usr/bin/env python3
+"""Makes reference.json: what NumPy and scikit-learn compute for the operators and fits of sims-steering.
+
+    python3 crates/sims-steering/tests/reference/make_reference.py
+
+Needs numpy and scikit-learn (made with numpy 2.4.6, scikit-learn 1.9.1). Written from the formulas alone:
+Householder pseudo-rotation by its mirror image as the paper has it, the mean difference by loops over
+responses, the probe and the area under the curve by scikit-learn.
+"""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+
+rng = np.random.default_rng(20241109)
+
+
+def f32(x):
+    """Rounds to f32 and returns f64, so that Rust reads the very same numbers."""
+    return np.asarray(x, dtype=np.float32).astype(np.float64)
+
+
+def gelu(x):
+    return 0.5 * x * (1.0 + np.vectorize(math.erf)(x / math.sqrt(2.0)))
+
+
+def angle_net(layers, x):
+    for index, (weight, bias) in enumerate(layers):
+        x = weight @ x + bias
+        if index + 1 < len(layers):
+            x = gelu(x)
+    return math.pi / (1.0 + math.exp(-x[0]))
+
+
+def angle_between(a, b):
+    return math.acos(np.clip(a @ b / np.linalg.norm(a) / np.linalg.norm(b), -1.0, 1.0))
+
+
+def hpr(a, w, gamma):
+    """The paper's form: a and its mirror image combined to stand at gamma from a."""
+    mirrored = a - 2.0 * (a @ w) / (w @ w) * w
+    gamma2 = angle_between(a, mirrored)
+    return (math.sin(gamma) * mirrored + math.sin(gamma2 - gamma) * a) / math.sin(gamma2)
+
+
+def householder_cases(hidden=12, rows=40):
+    normal = f32(rng.normal(size=hidden))
+    widths = [hidden, hidden // 2, hidden // 4, 1]
+    layers = [
+        (f32(rng.normal(size=(o, i)) / math.sqrt(i)), f32(0.1 * rng.normal(size=o)))
+        for i, o in zip(widths, widths[1:])
+    ]
+    # Neither so near the plane nor so near its normal that the mirror form loses its digits.
+    states = []
+    while len(states) < rows:
+        a = f32(3.0 * rng.normal(size=hidden))
+        if 0.1 < abs(a @ normal) / np.linalg.norm(a) / np.linalg.norm(normal) < 0.9:
+            states.append(a)
+    input_scale = 0.25
+    angles = [angle_net(layers, input_scale * a) for a in states]
+    edited = [hpr(a, normal, g) if a @ normal <= 0 else a for a, g in zip(states, angles)]
+    return {
+        "normal": normal.tolist(),
+        "layers": [{"weight": w.ravel().tolist(), "bias": b.tolist()} for w, b in layers],
+        "input_scale": input_scale,
+        "states": np.concatenate(states).tolist(),
+        "angles": angles,
+        "edited": np.concatenate(edited).tolist(),
+    }
+
+
+def fit_cases(hidden=10, pairs=60):
+    direction = rng.normal(size=hidden)
+    offset = 2.0 * rng.normal(size=hidden)
+    positive, negative, numbers = [], [], []
+    for pair in range(pairs):
+        shared = rng.normal(size=hidden)
+        for _ in range(1 + pair % 4):
+            positive.append(offset + shared + 0.35 * direction + 0.7 * rng.normal(size=hidden))
+            negative.append(offset + shared - 0.35 * direction + 0.7 * rng.normal(size=hidden))
+            numbers.append(pair)
+    positive, negative, numbers = f32(positive), f32(negative), np.array(numbers)
+
+    def two_level(states):
+        return np.mean([states[numbers == pair].mean(axis=0) for pair in range(pairs)], axis=0)
+
+    mean_difference = two_level(positive) - two_level(negative)
+    rows = np.concatenate([positive, negative])
+    labels = np.concatenate([np.ones(len(positive)), np.zeros(len(negative))])
+    state_norm = np.linalg.norm(rows, axis=1).mean()
+    scale = math.sqrt(hidden) / state_norm
+    probe = LogisticRegression(fit_intercept=False, C=0.5, tol=1e-12, max_iter=100_000, solver="newton-cg")
+    probe.fit(scale * rows, labels)
+    return {
+        "hidden": hidden,
+        "pairs": numbers.tolist(),
+        "positive": positive.ravel().tolist(),
+        "negative": negative.ravel().tolist(),
+        "mean_difference": mean_difference.tolist(),
+        "flat_mean_difference": (positive.mean(axis=0) - negative.mean(axis=0)).tolist(),
+        "state_norm": state_norm,
+        "inverse_penalty": 0.5,
+        "probe": (scale * probe.coef_[0]).tolist(),
+        "probe_accuracy": float(probe.score(scale * rows, labels)),
+        "auroc": float(roc_auc_score(labels, rows @ mean_difference)),
+    }
+
+
+reference = {"householder": householder_cases(), "fits": fit_cases()}
+path = Path(__file__).with_name("reference.json")
+path.write_text(json.dumps(reference) + "\n")
