@@ -2,24 +2,31 @@
 
 /// What counts as a loop.
 ///
-/// The defaults fit answers of hundreds of tokens. For answers of a dozen tokens lower `window`.
+/// The defaults fit answers of hundreds of tokens that run into the length limit. For answers of a
+/// dozen tokens lower `window` and `repeats` and look `anywhere`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LoopRule {
     /// Longest period looked for, in tokens.
     pub max_period: usize,
-    /// Fewest tokens at the end that must repeat; three periods if that is longer.
+    /// How often a block must be repeated after its first occurrence.
+    pub repeats: usize,
+    /// Fewest tokens that the repeats must cover together.
     pub window: usize,
-    /// Length of a run of one token that is a loop wherever it stands.
+    /// Length of a run of one token that is a loop wherever it stands; 0 for no such rule.
     pub max_run: usize,
+    /// Whether a loop that the text got out of counts, too.
+    pub anywhere: bool,
 }
 
 impl Default for LoopRule {
-    /// Periods up to 64, at least 24 tokens, runs of 8.
+    /// Periods up to 64 repeated three times or more over at least 24 tokens at the end; runs of 8.
     fn default() -> Self {
         Self {
             max_period: 64,
+            repeats: 3,
             window: 24,
             max_run: 8,
+            anywhere: false,
         }
     }
 }
@@ -27,7 +34,7 @@ impl Default for LoopRule {
 /// A loop that was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Loop {
-    /// The sequence ends in repeats of a block of this many tokens.
+    /// A block of this many tokens is repeated.
     Period(usize),
     /// One token stands this many times running.
     Run(usize),
@@ -36,22 +43,32 @@ pub enum Loop {
 impl LoopRule {
     /// Returns the first loop of `tokens`, shortest period first.
     ///
-    /// A period `q` is a loop if each of the last `max(3 q, window)` tokens equals the token `q`
-    /// before it. Leave an end-of-turn token out, or no loop that stopped is found.
+    /// A period `q` is a loop if each of the last `max(repeats q, window)` tokens equals the token
+    /// `q` before it; with `anywhere`, of any so many consecutive tokens. Leave an end-of-turn token
+    /// out, or no loop that stopped is found.
     #[must_use]
     pub fn find(&self, tokens: &[u32]) -> Option<Loop> {
         let longest = longest_run(tokens);
         if self.max_run > 0 && longest >= self.max_run {
             return Some(Loop::Run(longest));
         }
-        (1..=self.max_period)
+        (1..=self.max_period.min(tokens.len()))
             .find(|&period| {
-                let repeats = (3 * period).max(self.window);
-                tokens.len() >= repeats + period
-                    && tokens[tokens.len() - repeats..]
-                        == tokens[tokens.len() - repeats - period..tokens.len() - period]
+                let needed = (self.repeats * period).max(self.window).max(1);
+                self.repeated(tokens, period) >= needed
             })
             .map(Loop::Period)
+    }
+
+    /// Length of the stretch in which every token equals the one `period` before it: the last
+    /// stretch, or with `anywhere` the longest.
+    fn repeated(&self, tokens: &[u32], period: usize) -> usize {
+        let (mut stretch, mut longest) = (0, 0);
+        for (token, earlier) in tokens[period..].iter().zip(tokens) {
+            stretch = if token == earlier { stretch + 1 } else { 0 };
+            longest = longest.max(stretch);
+        }
+        if self.anywhere { longest } else { stretch }
     }
 }
 
@@ -111,21 +128,33 @@ mod tests {
     }
 
     #[test]
-    fn a_loop_that_was_left_is_no_loop() {
+    fn a_loop_that_was_left_counts_only_anywhere() {
         let mut tokens = cycle(3, 60);
         tokens.extend([50, 51, 52]);
         assert_eq!(LoopRule::default().find(&tokens), None);
-    }
-
-    #[test]
-    fn short_answers_need_a_shorter_window() {
-        let tokens = [9, 1, 2, 3, 1, 2, 3, 1, 2, 3, 1, 2, 3];
-        assert_eq!(LoopRule::default().find(&tokens), None);
         let rule = LoopRule {
-            window: 6,
+            anywhere: true,
             ..LoopRule::default()
         };
         assert_eq!(rule.find(&tokens), Some(Loop::Period(3)));
+    }
+
+    #[test]
+    fn short_answers_need_a_shorter_rule() {
+        let rule = LoopRule {
+            repeats: 2,
+            window: 0,
+            anywhere: true,
+            ..LoopRule::default()
+        };
+        // "of course : fig , fig , fig done": an item three times running, marks between.
+        let stuck = [9, 8, 7, 1, 5, 1, 5, 1, 6];
+        assert_eq!(LoopRule::default().find(&stuck), None);
+        assert_eq!(rule.find(&stuck), None);
+        let stuck = [9, 8, 7, 1, 5, 1, 5, 1, 5, 6];
+        assert_eq!(rule.find(&stuck), Some(Loop::Period(2)));
+        // Each word twice is no loop.
+        assert_eq!(rule.find(&[1, 1, 2, 2, 3, 3]), None);
         assert_eq!(rule.find(&[]), None);
     }
 }

@@ -25,7 +25,7 @@ pub fn auroc(
     let deviates = |theta: f64| (area - theta).abs() > z * variance(theta, m, n).sqrt();
     Ok(Interval {
         estimate: area,
-        low: bisect(0.0, area, &deviates),
+        low: bisect(0.0, area, deviates),
         high: bisect(area, 1.0, |theta| !deviates(theta)),
     })
 }

@@ -1,1 +1,0 @@
-//! Looks at a model by hand: info, forward, generate, perplexity
