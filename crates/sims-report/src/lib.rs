@@ -1,1 +1,32 @@
-//! Queries over the artifacts of a run
+//! Queries over the artifacts of a run, and the report in the terminal.
+//!
+//! A run is a folder of views, `runs/PIPELINE/round-N/[NODE/]ROLE.parquet`. [`run_folder`] finds
+//! its metric tables, [`metrics`] joins them with polars, [`table`] lays them out for a terminal.
+
+pub mod metrics;
+pub mod run_folder;
+pub mod table;
+
+/// Why a report could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ReportError {
+    /// There is no finished round to report on.
+    #[error("{path} has no metrics of any finished round; run the pipeline first: sims run {pipeline}")]
+    NothingFinished {
+        /// The run's folder.
+        path: std::path::PathBuf,
+        /// The pipeline's name or file.
+        pipeline: String,
+    },
+    /// A folder could not be read.
+    #[error("cannot read {path}")]
+    Io {
+        /// The folder.
+        path: std::path::PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// A query failed, most likely over a damaged file; `sims fsck` says which.
+    #[error("cannot query the run's metrics (`sims fsck` finds damaged files)")]
+    Query(#[from] polars::error::PolarsError),
+}

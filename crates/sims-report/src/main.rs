@@ -1,0 +1,77 @@
+//! `sims report`: the metrics of a run, round by round.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use sims_pipeline::pipeline::{Pipeline, workspace_of};
+use sims_report::{metrics, run_folder, table};
+
+/// Show the metrics of a run, round by round
+#[derive(Parser)]
+#[command(
+    name = "sims report",
+    version,
+    after_help = "Examples:\n  sims report pipelines/quickstart.yaml\n  sims report pipelines/quickstart.yaml --metric win_rate\n  sims report runs/quickstart --json | jq '.[] | select(.round == 3)'"
+)]
+struct Arguments {
+    /// Pipeline files, or folders of runs
+    #[arg(required = true)]
+    runs: Vec<PathBuf>,
+    /// Keep the metrics whose name contains this
+    #[arg(long)]
+    metric: Option<String>,
+    /// Print one JSON array, with an object a round and metric
+    #[arg(long)]
+    json: bool,
+    /// The folder that holds the runs; by default `runs` beside the pipeline's workspace
+    #[arg(long = "runs", value_name = "DIR")]
+    folder: Option<PathBuf>,
+    /// Accepted like everywhere else; reports read the published views, not the store
+    #[arg(long, value_name = "DIR", hide = true)]
+    store: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    match report(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr().lock(), "error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn report(arguments: &Arguments) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    let mut all = Vec::new();
+    for target in &arguments.runs {
+        let (title, folder) = locate(target, arguments.folder.as_deref())?;
+        let files = run_folder::metrics_files(&folder, &target.display().to_string())?;
+        let frame = metrics::query(&files, arguments.metric.as_deref())?;
+        let figures = metrics::figures(&frame)?;
+        if arguments.json {
+            all.extend(figures);
+        } else {
+            writeln!(out, "{}", table::render(&title, &figures))?;
+        }
+    }
+    if arguments.json {
+        writeln!(out, "{}", serde_json::to_string_pretty(&all)?)?;
+    }
+    Ok(())
+}
+
+/// Returns a run's name and folder, from the folder itself or from its pipeline file.
+fn locate(target: &Path, runs: Option<&Path>) -> anyhow::Result<(String, PathBuf)> {
+    if target.is_dir() {
+        let name = target.file_name().unwrap_or(target.as_os_str());
+        return Ok((name.to_string_lossy().into_owned(), target.to_owned()));
+    }
+    let current = std::env::current_dir().context("cannot find the current folder")?;
+    let pipeline = Pipeline::load(target, &current)?;
+    let runs = runs.map_or_else(|| workspace_of(target).join("runs"), Path::to_owned);
+    Ok((pipeline.name.clone(), runs.join(&pipeline.name)))
+}
