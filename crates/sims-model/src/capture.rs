@@ -118,6 +118,7 @@ fn run_window(
         })
         .collect();
 
+    let last_layer = layers.iter().copied().max().unwrap_or(0);
     let mut cache = KvCache::new(decoder, tree.slots());
     let mut capture = Capture {
         hook,
@@ -128,7 +129,7 @@ fn run_window(
     tree.for_each_batch(&mut |planned| {
         capture.rows = planned.wanted.iter().map(|&(row, _)| row).collect();
         capture.captured = vec![Vec::new(); layers.len()];
-        decoder.forward(&planned.batch, &mut cache, Some(&mut capture))?;
+        decoder.forward_through(&planned.batch, &mut cache, &mut capture, last_layer)?;
         for (layer, captured) in capture.captured.iter().enumerate() {
             for (row, (_, wanted)) in captured.chunks(hidden_size).zip(&planned.wanted) {
                 let place = row_of[wanted.sequence][&wanted.position] * hidden_size;

@@ -128,14 +128,46 @@ impl Decoder {
         cache: &mut KvCache,
         hook: Option<&mut dyn Hook>,
     ) -> Result<Tensor> {
+        self.run(batch, cache, hook, self.config.num_hidden_layers)
+    }
+
+    /// Runs the batch through the blocks up to `last_layer` (0-based) for what `hook` reads there.
+    ///
+    /// The cache then holds keys and values of these blocks alone: later passes over its slots must not go further.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward), and [`ModelError::Setting`] for a layer that the decoder does not have.
+    pub fn forward_through(
+        &self,
+        batch: &Batch,
+        cache: &mut KvCache,
+        hook: &mut dyn Hook,
+        last_layer: usize,
+    ) -> Result<()> {
+        let layers = self.config.num_hidden_layers;
+        if last_layer >= layers {
+            let message = format!("{last_layer} is not one of the model's {layers} layers");
+            return Err(ModelError::Setting { setting: "last_layer", message });
+        }
+        self.run(batch, cache, Some(hook), last_layer + 1)?;
+        Ok(())
+    }
+
+    /// Runs the first `blocks` blocks and the final norm.
+    fn run(
+        &self,
+        batch: &Batch,
+        cache: &mut KvCache,
+        hook: Option<&mut dyn Hook>,
+        blocks: usize,
+    ) -> Result<Tensor> {
         batch.check(&self.config)?;
         cache.admit(batch)?;
-        let layers = self.config.num_hidden_layers;
         if hook
             .as_ref()
-            .is_some_and(|hook| !(0..layers).any(|layer| hook.wants(layer)))
+            .is_some_and(|hook| !(0..blocks).any(|layer| hook.wants(layer)))
         {
-            return Err(ModelError::IdleHook { layers });
+            return Err(ModelError::IdleHook { layers: blocks });
         }
         if cache.layers.is_none() {
             cache.layers = Some(match &self.network {
@@ -144,8 +176,8 @@ impl Decoder {
             });
         }
         match &self.network {
-            Network::Fast(network) => network.forward(batch, cache, hook),
-            Network::Plain(network) => network.forward(batch, cache, hook),
+            Network::Fast(network) => network.forward(batch, cache, hook, blocks),
+            Network::Plain(network) => network.forward(batch, cache, hook, blocks),
         }
     }
 

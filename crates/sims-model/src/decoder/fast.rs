@@ -190,12 +190,13 @@ impl Network {
         )
     }
 
-    /// As [`Decoder::forward`](super::Decoder::forward), on a checked batch.
+    /// As [`Decoder::forward`](super::Decoder::forward), on a checked batch and the first `blocks` blocks.
     pub(super) fn forward(
         &self,
         batch: &Batch,
         cache: &mut KvCache,
         mut hook: Option<&mut dyn Hook>,
+        blocks: usize,
     ) -> Result<Tensor> {
         let KvCache {
             layers: Some(Layers::Packed(layers)),
@@ -221,12 +222,12 @@ impl Network {
 
         let mut hidden = self.embed(&batch.tokens);
         let mut next = 0;
-        while next < self.blocks.len() {
+        while next < blocks {
             // The blocks up to the next that the hook wants run without leaving the pool.
             let wanted = hook
                 .as_ref()
-                .and_then(|hook| (next..self.blocks.len()).find(|&layer| hook.wants(layer)));
-            let end = wanted.map_or(self.blocks.len(), |layer| layer + 1);
+                .and_then(|hook| (next..blocks).find(|&layer| hook.wants(layer)));
+            let end = wanted.map_or(blocks, |layer| layer + 1);
             in_pool(chunk_rows < rows || spread == Spread::AllThreads, || {
                 let mut chunks = self.split(&mut hidden, qkv, chunk_rows);
                 for (block, cache) in self.blocks[next..end].iter().zip(&mut layers[next..end]) {

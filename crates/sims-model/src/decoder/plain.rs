@@ -264,12 +264,13 @@ impl Network {
         Ok(Layers::Tensors(layers.collect::<Result<_>>()?))
     }
 
-    /// As [`Decoder::forward`](super::Decoder::forward), on a checked batch.
+    /// As [`Decoder::forward`](super::Decoder::forward), on a checked batch and the first `blocks` blocks.
     pub(super) fn forward(
         &self,
         batch: &Batch,
         cache: &mut KvCache,
         mut hook: Option<&mut dyn Hook>,
+        blocks: usize,
     ) -> Result<Tensor> {
         let Some(Layers::Tensors(layers)) = &cache.layers else {
             return Err(foreign_cache());
@@ -281,7 +282,7 @@ impl Network {
         let mut hidden = self
             .embed_tokens
             .index_select(&self.index(&batch.tokens)?, 0)?;
-        for (layer, (block, cache)) in self.blocks.iter().zip(layers).enumerate() {
+        for (layer, (block, cache)) in self.blocks.iter().zip(layers).enumerate().take(blocks) {
             hidden = block.forward(self, &plan, cache, &hidden)?;
             if let Some(hook) = hook.as_mut().filter(|hook| hook.wants(layer))
                 && let Some(replacement) = call_hook(&mut **hook, layer, &batch.segments, &hidden)?

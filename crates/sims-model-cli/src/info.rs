@@ -1,0 +1,151 @@
+//! `sims-model info`: the figures of a model, from its config and the headers of its weight files.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use memmap2::Mmap;
+use safetensors::SafeTensors;
+use serde::Serialize;
+use sims_artifact::{Digest, ModelManifest};
+use sims_model::Config;
+
+use crate::exit::bad_input;
+use crate::open::print_json;
+
+/// Print a model's architecture, size and digest
+///
+/// The digest covers the files that decide what the model computes; a steering names the model that it belongs to by
+/// it.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Hugging Face directory of the model
+    #[arg(value_name = "DIR")]
+    model: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// What is known about a model.
+#[derive(Debug, Serialize)]
+struct Info {
+    /// The class that config.json names.
+    architecture: String,
+    layers: usize,
+    /// Width of the residual stream.
+    hidden: usize,
+    heads: usize,
+    key_value_heads: usize,
+    head_size: usize,
+    feed_forward: usize,
+    vocabulary: usize,
+    /// Longest sequence, in tokens.
+    context: usize,
+    tied_embeddings: bool,
+    /// Distinct weights; a tied head counts once.
+    parameters: usize,
+    /// Size of the weights as stored.
+    bytes: usize,
+    /// Type that most of the weights are stored in.
+    dtype: String,
+    digest: Digest,
+}
+
+/// Runs the subcommand.
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    let info = Info::of(&args.model)?;
+    if args.json {
+        return print_json(&info);
+    }
+    let fields = serde_json::to_value(&info)?;
+    for (name, value) in fields.as_object().into_iter().flatten() {
+        let text = value
+            .as_str()
+            .map_or_else(|| value.to_string(), str::to_owned);
+        println!("{:<16} {text}", name.replace('_', " "));
+    }
+    Ok(())
+}
+
+impl Info {
+    fn of(directory: &Path) -> anyhow::Result<Self> {
+        let config = Config::open(directory)?;
+        let manifest = ModelManifest::of_dir(directory)?;
+        let weights = Weights::of(directory, &manifest, config.tie_word_embeddings)?;
+        Ok(Self {
+            architecture: architecture(directory)?.unwrap_or_else(|| config.model_type.clone()),
+            layers: config.num_hidden_layers,
+            hidden: config.hidden_size,
+            heads: config.num_attention_heads,
+            key_value_heads: config.num_key_value_heads,
+            head_size: config.head_dim,
+            feed_forward: config.intermediate_size,
+            vocabulary: config.vocab_size,
+            context: config.max_position_embeddings,
+            tied_embeddings: config.tie_word_embeddings,
+            parameters: weights.parameters,
+            bytes: weights.bytes,
+            dtype: weights.dtype,
+            digest: manifest.digest,
+        })
+    }
+}
+
+/// Sums over the headers of the weight files.
+struct Weights {
+    parameters: usize,
+    bytes: usize,
+    dtype: String,
+}
+
+impl Weights {
+    fn of(directory: &Path, manifest: &ModelManifest, tied: bool) -> anyhow::Result<Self> {
+        let (mut parameters, mut bytes) = (0, 0);
+        let mut bytes_by_dtype: BTreeMap<String, usize> = BTreeMap::new();
+        for name in manifest
+            .files
+            .keys()
+            .filter(|name| name.ends_with(".safetensors"))
+        {
+            let path = directory.join(name);
+            let file =
+                File::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            // SAFETY: the file is only read, and nothing writes to a model directory in use.
+            let map = unsafe { Mmap::map(&file) }
+                .with_context(|| format!("cannot map {}", path.display()))?;
+            let tensors = SafeTensors::deserialize(&map).map_err(|error| {
+                bad_input(format!(
+                    "{} is not a complete safetensors file: {error}",
+                    path.display()
+                ))
+            })?;
+            for (name, tensor) in tensors.iter() {
+                let size = tensor.data().len();
+                bytes += size;
+                *bytes_by_dtype
+                    .entry(format!("{:?}", tensor.dtype()).to_lowercase())
+                    .or_default() += size;
+                if !(tied && name == "lm_head.weight") {
+                    parameters += tensor.shape().iter().product::<usize>();
+                }
+            }
+        }
+        let dtype = bytes_by_dtype.into_iter().max_by_key(|(_, size)| *size);
+        Ok(Self {
+            parameters,
+            bytes,
+            dtype: dtype.map_or_else(String::new, |(dtype, _)| dtype),
+        })
+    }
+}
+
+/// The first of the architectures that config.json lists.
+fn architecture(directory: &Path) -> anyhow::Result<Option<String>> {
+    let path = directory.join("config.json");
+    let text = std::fs::read_to_string(&path)
+        .with_context(|| format!("cannot read {}", path.display()))?;
+    let config: serde_json::Value = serde_json::from_str(&text)?;
+    Ok(config["architectures"][0].as_str().map(str::to_owned))
+}
