@@ -5,10 +5,9 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use serde::Serialize;
-use sims_model::LanguageModel;
 use sims_model::generate::{BatchLimits, Progress, Request, SampleKey, SamplingParams, generate};
 
-use crate::open::{ExecutionArgs, print_json};
+use crate::open::{ExecutionArgs, Model, print_json};
 
 /// Time batched sampling
 ///
@@ -76,7 +75,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 impl Args {
-    fn round(&self, model: &LanguageModel, max_new_tokens: usize) -> anyhow::Result<Round> {
+    fn round(&self, model: &Model, max_new_tokens: usize) -> anyhow::Result<Round> {
         let sampling = SamplingParams {
             temperature: self.temperature,
             max_new_tokens,
@@ -86,11 +85,11 @@ impl Args {
             max_sequences: self.batch,
             ..BatchLimits::default()
         };
-        let requests = self.requests(model.decoder().config().vocab_size);
+        let requests = self.requests(model.decoder.config().vocab_size);
         let mut done = Progress::default();
         let start = Instant::now();
         generate(
-            model.decoder(),
+            &model.decoder,
             &requests,
             &sampling,
             &limits,

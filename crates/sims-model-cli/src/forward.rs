@@ -8,11 +8,11 @@ use sims_artifact::tensors::{StoredDtype, TensorSpec, TensorWriter};
 use sims_model::capture::{CaptureRequest, hidden_states};
 use sims_model::score::ScoreLimits;
 use sims_model::softmax::log_sum_exp;
-use sims_model::{Batch, Decoder, Hook, KvCache, LanguageModel};
+use sims_model::{Batch, Decoder, Hook, KvCache};
 use sims_steering::SteeringHook;
 
 use crate::exit::bad_input;
-use crate::open::{ModelArgs, check_tokens, print_json};
+use crate::open::{Model, ModelArgs, print_json};
 
 /// Logits that are computed and written at a time.
 const CHUNK_LOGITS: usize = 1 << 23;
@@ -45,9 +45,9 @@ pub(crate) struct Args {
 /// Runs the subcommand.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let (model, mut hook) = args.model.open()?;
-    check_tokens(&model, &args.tokens)?;
+    model.check_tokens(&args.tokens)?;
     let edit_from = args.edit_from.unwrap_or(args.tokens.len() - 1);
-    let config = model.decoder().config();
+    let config = model.decoder.config();
     if args.tokens.len() > config.max_position_embeddings {
         let limit = config.max_position_embeddings;
         return Err(bad_input(format!(
@@ -62,18 +62,18 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     });
     let mut writer = TensorWriter::create(
         &args.out,
-        specs(model.decoder(), args.tokens.len()),
+        specs(&model.decoder, args.tokens.len()),
         &metadata,
     )?;
     write_blocks(
-        model.decoder(),
+        &model.decoder,
         &args.tokens,
         edit_from,
         hook.as_mut(),
         &mut writer,
     )?;
     let last = write_logits(
-        model.decoder(),
+        &model.decoder,
         &args.tokens,
         edit_from,
         hook.as_mut(),
@@ -158,8 +158,8 @@ fn write_logits(
 }
 
 /// Says what was written and which tokens come next.
-fn print_summary(args: &Args, model: &LanguageModel, last: &[f32]) -> anyhow::Result<()> {
-    let config = model.decoder().config();
+fn print_summary(args: &Args, model: &Model, last: &[f32]) -> anyhow::Result<()> {
+    let config = model.decoder.config();
     if args.json {
         return print_json(&json!({
             "out": args.out,
@@ -179,7 +179,7 @@ fn print_summary(args: &Args, model: &LanguageModel, last: &[f32]) -> anyhow::Re
     order.sort_by(|&a, &b| last[b].total_cmp(&last[a]));
     println!("most probable next tokens:");
     for &token in order.iter().take(SHOWN) {
-        let text = model.tokenizer().decode(&[token as u32])?;
+        let text = model.decode(&[token as u32])?;
         println!(
             "{token:>8}  {:.4}  {text:?}",
             sums.log_probability(last[token]).exp()

@@ -7,9 +7,9 @@ use sims_artifact::tables::{Message, prompt_id};
 use sims_model::generate::{
     BatchLimits, FinishReason, Generation, Request, SampleKey, SamplingParams, generate,
 };
-use sims_model::{ChatMessage, Hook, LanguageModel};
+use sims_model::{ChatMessage, Hook};
 
-use crate::open::{ModelArgs, check_tokens, print_json};
+use crate::open::{Model, ModelArgs, print_json};
 
 /// Answer one prompt
 ///
@@ -75,7 +75,7 @@ struct Response {
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let (model, mut hook) = args.model.open()?;
     let prompt = args.prompt_tokens(&model)?;
-    check_tokens(&model, &prompt)?;
+    model.check_tokens(&prompt)?;
     let id = prompt_id(&[Message::user(
         args.input.prompt.as_deref().unwrap_or_default(),
     )]);
@@ -84,7 +84,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         samples: vec![SampleKey::new(args.seed, 1, &id, 0)],
     };
     let generations = generate(
-        model.decoder(),
+        &model.decoder,
         std::slice::from_ref(&request),
         &args.sampling(&model),
         &BatchLimits::default(),
@@ -114,7 +114,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 
 impl Args {
     /// The prompt's tokens: as given, or the text through the chat template and the tokenizer.
-    fn prompt_tokens(&self, model: &LanguageModel) -> anyhow::Result<Vec<u32>> {
+    fn prompt_tokens(&self, model: &Model) -> anyhow::Result<Vec<u32>> {
         let text = match (&self.input.tokens, &self.input.prompt) {
             (Some(tokens), _) => return Ok(tokens.clone()),
             (None, Some(text)) if self.raw => text.clone(),
@@ -127,10 +127,10 @@ impl Args {
                 model.chat_template()?.render(&[message], true)?
             }
         };
-        Ok(model.tokenizer().encode(&text)?)
+        Ok(model.tokenizer()?.encode(&text)?)
     }
 
-    fn sampling(&self, model: &LanguageModel) -> SamplingParams {
+    fn sampling(&self, model: &Model) -> SamplingParams {
         SamplingParams {
             temperature: self.temperature,
             top_k: self.top_k,
@@ -138,17 +138,13 @@ impl Args {
             min_p: self.min_p,
             repetition_penalty: self.repetition_penalty,
             max_new_tokens: self.max_new_tokens,
-            stop_tokens: model.generation_config().eos_token_ids.clone(),
+            stop_tokens: model.stop_tokens.clone(),
         }
     }
 }
 
 impl Response {
-    fn of(
-        model: &LanguageModel,
-        prompt_tokens: usize,
-        generation: Generation,
-    ) -> anyhow::Result<Self> {
+    fn of(model: &Model, prompt_tokens: usize, generation: Generation) -> anyhow::Result<Self> {
         let Generation {
             token_ids,
             finish_reason,
@@ -160,7 +156,7 @@ impl Response {
             _ => &token_ids[..],
         };
         Ok(Self {
-            text: model.tokenizer().decode(content)?,
+            text: model.decode(content)?,
             finish_reason: finish_reason.as_str(),
             prompt_tokens,
             logprob_sum,

@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use sims_artifact::ModelManifest;
-use sims_model::{DeviceChoice, Dtype, LanguageModel, LoadOptions};
+use sims_model::decoder::Kernels;
+use sims_model::language_model::set_threads;
+use sims_model::{ChatTemplate, Decoder, DeviceChoice, Dtype, GenerationConfig, Tokenizer};
 use sims_steering::{Steering, SteeringHook};
 
 use crate::exit::bad_input;
@@ -37,16 +39,80 @@ pub(crate) struct ExecutionArgs {
 
 impl ExecutionArgs {
     /// Opens the model in `directory`.
-    pub(crate) fn open(&self, directory: &Path) -> anyhow::Result<LanguageModel> {
-        rayon::ThreadPoolBuilder::new()
-            .num_threads(self.threads)
-            .build_global()?;
+    pub(crate) fn open(&self, directory: &Path) -> anyhow::Result<Model> {
+        set_threads(self.threads)?;
         let device = self.device.parse::<DeviceChoice>()?.open()?;
-        let options = LoadOptions {
-            device,
-            dtype: self.dtype,
-        };
-        Ok(LanguageModel::load(directory, &options)?)
+        let has_tokenizer = directory.join("tokenizer.json").exists();
+        let tokenizer = has_tokenizer
+            .then(|| Tokenizer::open(directory))
+            .transpose()?;
+        let chat_template = ChatTemplate::open(directory)?;
+        let decoder = Decoder::load(directory, &device, self.dtype, Kernels::Fastest)?;
+        if let Some(tokenizer) = &tokenizer {
+            tokenizer.check_vocabulary(decoder.config().vocab_size)?;
+        }
+        let stop_tokens = GenerationConfig::open(directory, decoder.config())?.eos_token_ids;
+        Ok(Model {
+            directory: directory.to_owned(),
+            decoder,
+            tokenizer,
+            chat_template,
+            stop_tokens,
+        })
+    }
+}
+
+/// A model of which only the decoder must be there: token ids go in and out without a tokenizer.
+pub(crate) struct Model {
+    directory: PathBuf,
+    pub(crate) decoder: Decoder,
+    tokenizer: Option<Tokenizer>,
+    chat_template: Option<ChatTemplate>,
+    /// Tokens that end a response.
+    pub(crate) stop_tokens: Vec<u32>,
+}
+
+impl Model {
+    /// Returns the tokenizer, which text needs.
+    pub(crate) fn tokenizer(&self) -> anyhow::Result<&Tokenizer> {
+        self.tokenizer
+            .as_ref()
+            .ok_or_else(|| self.lacks("tokenizer.json, which text needs; give token ids"))
+    }
+
+    /// Returns the chat template, which a user's message needs.
+    pub(crate) fn chat_template(&self) -> anyhow::Result<&ChatTemplate> {
+        self.chat_template
+            .as_ref()
+            .ok_or_else(|| self.lacks("chat template; add --raw to take the prompt as it stands"))
+    }
+
+    /// Returns the text of `tokens`, empty where there is no tokenizer.
+    pub(crate) fn decode(&self, tokens: &[u32]) -> anyhow::Result<String> {
+        Ok(self
+            .tokenizer
+            .as_ref()
+            .map(|tokenizer| tokenizer.decode(tokens))
+            .transpose()?
+            .unwrap_or_default())
+    }
+
+    /// Refuses token ids that the model has no embedding for, and an empty list.
+    pub(crate) fn check_tokens(&self, tokens: &[u32]) -> anyhow::Result<()> {
+        let vocab_size = self.decoder.config().vocab_size;
+        if tokens.is_empty() {
+            return Err(bad_input("there are no tokens; give at least one"));
+        }
+        match tokens.iter().find(|&&token| token as usize >= vocab_size) {
+            Some(token) => Err(bad_input(format!(
+                "token {token} is outside the model's vocabulary of {vocab_size}"
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    fn lacks(&self, what: &str) -> anyhow::Error {
+        bad_input(format!("{} has no {what}", self.directory.display()))
     }
 }
 
@@ -55,7 +121,7 @@ impl ModelArgs {
     ///
     /// # Errors
     /// A model or steering that cannot be used, or a steering that belongs to another model.
-    pub(crate) fn open(&self) -> anyhow::Result<(LanguageModel, Option<SteeringHook>)> {
+    pub(crate) fn open(&self) -> anyhow::Result<(Model, Option<SteeringHook>)> {
         let steering = self
             .steering
             .as_deref()
@@ -72,20 +138,6 @@ impl ModelArgs {
         let steering = Steering::load(path)?;
         steering.check_model(&ModelManifest::of_dir(&self.model)?.digest)?;
         Ok(steering)
-    }
-}
-
-/// Refuses token ids that the model has no embedding for, and an empty list.
-pub(crate) fn check_tokens(model: &LanguageModel, tokens: &[u32]) -> anyhow::Result<()> {
-    let vocab_size = model.decoder().config().vocab_size;
-    if tokens.is_empty() {
-        return Err(bad_input("--tokens is empty; give at least one token id"));
-    }
-    match tokens.iter().find(|&&token| token as usize >= vocab_size) {
-        Some(token) => Err(bad_input(format!(
-            "token {token} is outside the model's vocabulary of {vocab_size}"
-        ))),
-        None => Ok(()),
     }
 }
 

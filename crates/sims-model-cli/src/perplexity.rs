@@ -6,17 +6,17 @@ use std::path::PathBuf;
 use serde::Serialize;
 use sims_artifact::read_table;
 use sims_artifact::tables::PromptRow;
+use sims_model::Hook;
 use sims_model::score::{ScoreLimits, ScoreRequest, response_logprobs};
-use sims_model::{Hook, LanguageModel};
 
 use crate::exit::bad_input;
-use crate::open::{ModelArgs, print_json};
+use crate::open::{Model, ModelArgs, print_json};
 
 /// Print the perplexity of plain texts
 ///
-/// Each prompt of the file has one message, whose content is read as it stands, without a chat template. Every token
-/// but a text's first is predicted from those before it; a steering edits every position. The perplexity is
-/// exp(total negative log-likelihood / predicted tokens).
+/// Each prompt of the file has one message, whose content is read as a document: without a chat template, with the
+/// tokens that the tokenizer itself puts before a text. Every token but the first is predicted from those before it; a
+/// steering edits every position. The perplexity is exp(total negative log-likelihood / predicted tokens).
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -58,7 +58,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         .map(|tokens| ScoreRequest::new(tokens, 1))
         .collect();
     let (logprobs, _) = response_logprobs(
-        model.decoder(),
+        &model.decoder,
         &requests,
         &ScoreLimits::default(),
         hook.as_mut().map(|hook| hook as &mut dyn Hook),
@@ -88,7 +88,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 /// The tokens of a row's only message.
-fn text_tokens(model: &LanguageModel, row: &PromptRow) -> anyhow::Result<Vec<u32>> {
+fn text_tokens(model: &Model, row: &PromptRow) -> anyhow::Result<Vec<u32>> {
     let [message] = &row.messages[..] else {
         let count = row.messages.len();
         return Err(bad_input(format!(
@@ -96,7 +96,7 @@ fn text_tokens(model: &LanguageModel, row: &PromptRow) -> anyhow::Result<Vec<u32
             row.prompt_id
         )));
     };
-    let tokens = model.tokenizer().encode(&message.content)?;
+    let tokens = model.tokenizer()?.encode_document(&message.content)?;
     if tokens.len() < 2 {
         return Err(bad_input(format!(
             "the text of prompt {} has fewer than two tokens",

@@ -147,7 +147,10 @@ impl Decoder {
         let layers = self.config.num_hidden_layers;
         if last_layer >= layers {
             let message = format!("{last_layer} is not one of the model's {layers} layers");
-            return Err(ModelError::Setting { setting: "last_layer", message });
+            return Err(ModelError::Setting {
+                setting: "last_layer",
+                message,
+            });
         }
         self.run(batch, cache, Some(hook), last_layer + 1)?;
         Ok(())

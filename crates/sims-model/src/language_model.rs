@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::config::{read_text, token_ids};
 use crate::decoder::Kernels;
-use crate::{ChatTemplate, Decoder, Dtype, JudgeTemplate, ModelError, Result, Tokenizer};
+use crate::{ChatTemplate, Config, Decoder, Dtype, JudgeTemplate, ModelError, Result, Tokenizer};
 
 /// How to load a model.
 #[derive(Debug, Clone)]
@@ -114,8 +114,16 @@ pub struct GenerationConfig {
 }
 
 impl GenerationConfig {
+    /// Reads `generation_config.json` in `directory`, or takes the end-of-text tokens that `config` names.
+    ///
+    /// # Errors
+    /// [`ModelError::Json`] or [`ModelError::Config`] for a file that does not parse.
+    pub fn open(directory: &Path, config: &Config) -> Result<Self> {
+        Ok(Self::read(directory)?.unwrap_or_else(|| Self::from(config)))
+    }
+
     /// Reads `generation_config.json` in `directory`, where it exists and names end-of-text tokens.
-    fn open(directory: &Path) -> Result<Option<Self>> {
+    fn read(directory: &Path) -> Result<Option<Self>> {
         let path = directory.join("generation_config.json");
         if !path.exists() {
             return Ok(None);
@@ -128,6 +136,14 @@ impl GenerationConfig {
             })?;
         let eos_token_ids = token_ids(&keys, "eos_token_id", &path)?;
         Ok((!eos_token_ids.is_empty()).then_some(Self { eos_token_ids }))
+    }
+}
+
+impl From<&Config> for GenerationConfig {
+    fn from(config: &Config) -> Self {
+        Self {
+            eos_token_ids: config.eos_token_ids.clone(),
+        }
     }
 }
 
@@ -151,12 +167,11 @@ impl LanguageModel {
         let tokenizer = Tokenizer::open(directory)?;
         let chat_template = ChatTemplate::open(directory)?;
         let judge_template = JudgeTemplate::open(directory)?;
-        let generation_config = GenerationConfig::open(directory)?;
+        let generation_config = GenerationConfig::read(directory)?;
         let decoder = Decoder::load(directory, &options.device, options.dtype, Kernels::Fastest)?;
         tokenizer.check_vocabulary(decoder.config().vocab_size)?;
-        let generation_config = generation_config.unwrap_or_else(|| GenerationConfig {
-            eos_token_ids: decoder.config().eos_token_ids.clone(),
-        });
+        let generation_config =
+            generation_config.unwrap_or_else(|| GenerationConfig::from(decoder.config()));
         Ok(Self {
             directory: directory.to_owned(),
             decoder,
