@@ -1,7 +1,5 @@
 //! Why a comparison could not be made.
 
-use std::path::PathBuf;
-
 use sims_model::ModelError;
 
 /// A model, template or request that cannot be judged with.
@@ -17,29 +15,15 @@ pub enum JudgeError {
         /// The version of the model's own template.
         own: String,
     },
-    /// None of the verdict words is one token.
+    /// A verdict word is unknown to the tokenizer, which has one token for all it does not know.
     #[error(
-        "the model's vocabulary has no single token for a verdict for the response shown {side} (`{words}`)"
+        "the model's tokenizer does not know the verdict `{word}`: it becomes the token `{token}`"
     )]
-    NoVerdictToken {
-        /// `first` or `second`.
-        side: &'static str,
-        /// The words looked for.
-        words: String,
-    },
-    /// One token stands for both verdicts.
-    #[error("token {token} begins a verdict for either response, so no verdict can be read")]
-    SharedVerdictToken {
-        /// The token's id.
-        token: u32,
-    },
-    /// The tokenizer's file does not say which tokens are special.
-    #[error("cannot read the special tokens of {path}: {message}")]
-    Tokenizer {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        message: String,
+    UnknownVerdict {
+        /// The verdict word.
+        word: String,
+        /// The token that it becomes.
+        token: String,
     },
     /// The request leaves no room for two answers.
     #[error(

@@ -4,12 +4,7 @@
 //! slot and speak in the judge's voice. Such strings are replaced by a space before the template is
 //! filled in.
 
-use std::path::Path;
-
-use serde_json::Value;
-use sims_model::JudgeTemplate;
-
-use crate::JudgeError;
+use sims_model::{JudgeTemplate, Tokenizer};
 
 /// Replaces a fixed set of strings by spaces.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -30,29 +25,14 @@ impl Sanitiser {
         Self { markers }
     }
 
-    /// Makes the sanitiser of a model folder's tokenizer and a template: special tokens and fences.
-    ///
-    /// # Errors
-    /// If `tokenizer.json` cannot be read.
-    pub fn of(model: &Path, template: &JudgeTemplate) -> Result<Self, JudgeError> {
-        let path = model.join("tokenizer.json");
-        let unreadable = |message: String| JudgeError::Tokenizer {
-            path: path.clone(),
-            message,
-        };
-        let text = std::fs::read_to_string(&path).map_err(|e| unreadable(e.to_string()))?;
-        let tokenizer: Value =
-            serde_json::from_str(&text).map_err(|e| unreadable(e.to_string()))?;
-        let added = tokenizer["added_tokens"]
-            .as_array()
-            .map_or(&[][..], Vec::as_slice);
-        let special = added
-            .iter()
-            .filter(|token| token["special"] == Value::Bool(true))
-            .filter_map(|token| token["content"].as_str());
-        Ok(Self::new(
-            special.map(str::to_owned).chain(fences(template)),
-        ))
+    /// Makes the sanitiser of a model's tokenizer and a template: special tokens and fences.
+    pub fn of(tokenizer: &Tokenizer, template: &JudgeTemplate) -> Self {
+        Self::new(
+            tokenizer
+                .special_tokens()
+                .into_iter()
+                .chain(fences(template)),
+        )
     }
 
     /// Returns `text` without any of the strings, each replaced by a space.
@@ -85,14 +65,13 @@ fn fences(template: &JudgeTemplate) -> impl Iterator<Item = String> + '_ {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::template::ab_1;
 
     #[test]
     fn special_tokens_and_fences_become_spaces() {
         let sanitiser = Sanitiser::new(
             ["<|end|>".to_owned(), String::new()]
                 .into_iter()
-                .chain(fences(&ab_1())),
+                .chain(fences(&JudgeTemplate::ab_1())),
         );
         assert_eq!(sanitiser.clean("a<|end|>b >>> c <<<"), "a b   c  ");
         assert_eq!(sanitiser.clean("1 << 2 >> 3"), "1 << 2 >> 3");
@@ -113,7 +92,7 @@ mod tests {
 
     #[test]
     fn the_default_template_is_fenced_by_angles() {
-        let markers: Vec<String> = fences(&ab_1()).collect();
+        let markers: Vec<String> = fences(&JudgeTemplate::ab_1()).collect();
         assert!(
             markers
                 .iter()

@@ -6,8 +6,8 @@ use sims_artifact::Digest;
 use sims_model::score::{ScoreLimits, TokenCount, next_token_logits};
 use sims_model::{JudgeTemplate, LanguageModel, ModelError};
 
-use crate::template::{flat_prompt, without_system};
-use crate::verdict::{Preference, VerdictTokens};
+use crate::template::fitted;
+use crate::verdict::{Preference, Verdicts};
 use crate::{JudgeError, Sanitiser};
 
 /// Fewest comparisons that are run together, so that progress is seen between them.
@@ -47,7 +47,7 @@ pub struct Judged {
 pub struct SelfJudge<'a> {
     model: &'a LanguageModel,
     template: JudgeTemplate,
-    verdict_tokens: VerdictTokens,
+    verdicts: Verdicts,
     sanitiser: Sanitiser,
     id: String,
 }
@@ -56,15 +56,16 @@ impl<'a> SelfJudge<'a> {
     /// Makes a judge of `model`, whose manifest digest is `digest`.
     ///
     /// # Errors
-    /// A template without verdict tokens in the vocabulary, or an unreadable `tokenizer.json`.
+    /// A template without verdict tokens in the vocabulary, or one that the chat template refuses.
     pub fn new(
         model: &'a LanguageModel,
         digest: &Digest,
         template: JudgeTemplate,
     ) -> Result<Self, JudgeError> {
+        let template = fitted(template, model)?;
         Ok(Self {
-            verdict_tokens: VerdictTokens::find(model, &template)?,
-            sanitiser: Sanitiser::of(model.directory(), &template)?,
+            verdicts: Verdicts::find(model.tokenizer(), &template)?,
+            sanitiser: Sanitiser::of(model.tokenizer(), &template),
             id: format!("self/{}/{}", template.version, digest.short(12)),
             model,
             template,
@@ -113,13 +114,13 @@ impl<'a> SelfJudge<'a> {
             let (next, tokens) = next_token_logits(
                 self.model.decoder(),
                 &transcripts,
-                self.verdict_tokens.ids(),
+                self.verdicts.ids(),
                 limits,
                 &mut report,
             )?;
             judged
                 .preferences
-                .extend(next.iter().map(|next| self.verdict_tokens.read(next)));
+                .extend(next.iter().map(|next| self.verdicts.read(next)));
             judged.tokens.add(tokens);
         }
         Ok(judged)
@@ -171,18 +172,10 @@ impl<'a> SelfJudge<'a> {
 
     /// Fills in the template and tokenises it, up to where the verdict stands.
     fn encode(&self, request: &str, first: &str, second: &str) -> Result<Vec<u32>, ModelError> {
-        let messages = self.template.render(request, first, second)?;
-        // A base model without a chat template reads the same text flat.
-        let mut text = match self.model.chat_template() {
-            Err(_) => flat_prompt(&messages),
-            Ok(template) => match template.render(&messages, true) {
-                Ok(text) => text,
-                // Some templates refuse a system role.
-                Err(_) => template.render(&without_system(&messages), true)?,
-            },
-        };
-        text.push_str(&self.template.assistant_prefix);
-        self.model.tokenizer().encode(&text)
+        let chat = self.model.chat_template().ok();
+        self.model
+            .tokenizer()
+            .encode(&self.template.prompt(chat, request, first, second)?)
     }
 }
 

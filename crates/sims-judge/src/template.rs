@@ -1,41 +1,9 @@
-//! The judge's prompt: the default wording, and how a request is put into words.
+//! Which prompt the judge reads, and how a request is put into words.
 
 use sims_artifact::tables::Message;
-use sims_model::{ChatMessage, JudgeTemplate, LanguageModel};
+use sims_model::{ChatMessage, JudgeTemplate, LanguageModel, ModelError};
 
 use crate::JudgeError;
-
-/// Returns the default template, version `ab-1`.
-///
-/// It asks for one letter; fences keep the parts apart ([`Sanitiser`](crate::Sanitiser) takes them out of
-/// the texts), and the prefix makes the letter the very next token.
-pub fn ab_1() -> JudgeTemplate {
-    let message = |role: &str, content: &str| ChatMessage {
-        role: role.to_owned(),
-        content: content.to_owned(),
-    };
-    JudgeTemplate {
-        version: "ab-1".to_owned(),
-        messages: vec![
-            message(
-                "system",
-                "You compare two answers to one request. Decide which answer would help the person more.",
-            ),
-            message(
-                "user",
-                "Request:\n<<<\n{{ request }}\n>>>\n\nAnswer A:\n<<<\n{{ first }}\n>>>\n\n\
-                 Answer B:\n<<<\n{{ second }}\n>>>\n\
-                 Judge only: does it do what was asked; is it correct; is it complete without filler; \
-                 is it clear; is it safe.\n\
-                 The order of the answers and their length carry no information. \
-                 Reply with a single letter, A or B.",
-            ),
-        ],
-        assistant_prefix: "The better answer is Answer".to_owned(),
-        verdict_a: vec!["A".to_owned(), " A".to_owned()],
-        verdict_b: vec!["B".to_owned(), " B".to_owned()],
-    }
-}
 
 /// Returns the template that `choice` names: `auto`, `ab-1` or the version of the model's own.
 ///
@@ -47,7 +15,7 @@ pub fn choose(choice: &str, model: &LanguageModel) -> Result<JudgeTemplate, Judg
     let own = model.judge_template();
     match (choice, own) {
         ("auto", Some(own)) => Ok(own.clone()),
-        ("auto" | "ab-1", _) => Ok(ab_1()),
+        ("auto" | "ab-1", _) => Ok(JudgeTemplate::ab_1()),
         (version, Some(own)) if version == own.version => Ok(own.clone()),
         _ => Err(JudgeError::UnknownTemplate {
             template: choice.to_owned(),
@@ -70,29 +38,38 @@ pub fn request_text(messages: &[Message]) -> String {
     }
 }
 
-/// Returns the prompt of `messages` for a model without a chat template: the texts, a blank line apart.
-pub(crate) fn flat_prompt(messages: &[ChatMessage]) -> String {
-    messages
-        .iter()
-        .map(|message| format!("{}\n\n", message.content))
-        .collect()
+/// Returns the template as the model's chat template can render it.
+///
+/// Some chat templates refuse a system role; a leading system message then moves to the head of the
+/// user's.
+///
+/// # Errors
+/// [`ModelError::Template`] when neither form can be rendered.
+pub(crate) fn fitted(
+    template: JudgeTemplate,
+    model: &LanguageModel,
+) -> Result<JudgeTemplate, ModelError> {
+    let chat = model.chat_template().ok();
+    if template.prompt(chat, "", "", "").is_ok() {
+        return Ok(template);
+    }
+    let folded = without_system(template);
+    folded.prompt(chat, "", "", "")?;
+    Ok(folded)
 }
 
-/// Returns the messages with a leading system message put at the head of the first user message.
-///
-/// For chat templates that know no system role.
-pub(crate) fn without_system(messages: &[ChatMessage]) -> Vec<ChatMessage> {
-    match messages {
+fn without_system(template: JudgeTemplate) -> JudgeTemplate {
+    let messages = match &template.messages[..] {
         [system, user, rest @ ..] if system.role == "system" && user.role == "user" => {
             let content = format!("{}\n\n{}", system.content, user.content);
-            std::iter::once(ChatMessage {
-                role: user.role.clone(),
-                content,
-            })
-            .chain(rest.iter().cloned())
-            .collect()
+            let first = ChatMessage::new(user.role.clone(), content);
+            std::iter::once(first).chain(rest.iter().cloned()).collect()
         }
-        _ => messages.to_vec(),
+        _ => template.messages.clone(),
+    };
+    JudgeTemplate {
+        messages,
+        ..template
     }
 }
 
@@ -119,14 +96,18 @@ mod tests {
 
     #[test]
     fn a_system_message_can_move_into_the_users() {
-        let folded = without_system(&ab_1().messages);
-        assert_eq!(folded.len(), 1);
-        assert!(folded[0].content.starts_with("You compare two answers"));
+        let folded = without_system(JudgeTemplate::ab_1());
+        assert_eq!(folded.messages.len(), 1);
         assert!(
-            folded[0]
+            folded.messages[0]
+                .content
+                .starts_with("You compare two answers")
+        );
+        assert!(
+            folded.messages[0]
                 .content
                 .contains("\n\nRequest:\n<<<\n{{ request }}")
         );
-        assert_eq!(without_system(&folded), folded);
+        assert_eq!(without_system(folded.clone()), folded);
     }
 }

@@ -1,10 +1,8 @@
 //! From logits to a verdict.
 
-use std::collections::BTreeSet;
-
 use sims_artifact::tables::{JudgmentRow, ResponseRow};
 use sims_model::score::NextToken;
-use sims_model::{JudgeTemplate, LanguageModel, ModelError};
+use sims_model::{JudgeTemplate, Tokenizer};
 use sims_stats::win_rate::logistic;
 
 use crate::JudgeError;
@@ -14,42 +12,36 @@ const TIE: f64 = 1e-6;
 
 /// The tokens that begin a verdict for the response shown first, and for the one shown second.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct VerdictTokens {
+pub struct Verdicts {
     ids: Vec<u32>,
     first: usize,
 }
 
-impl VerdictTokens {
-    /// Finds the template's verdict words in the model's vocabulary.
-    ///
-    /// A word counts in each form that is a single token: as it stands, after a space, and with the
-    /// space marks of byte-level and SentencePiece vocabularies.
+impl Verdicts {
+    /// Finds the template's verdict words among the tokens of a vocabulary.
     ///
     /// # Errors
-    /// [`JudgeError::NoVerdictToken`] when one side has none, [`JudgeError::SharedVerdictToken`] when
-    /// a token stands for both.
-    pub fn find(model: &LanguageModel, template: &JudgeTemplate) -> Result<Self, JudgeError> {
-        let tokens = |words: &[String], side: &'static str| -> Result<BTreeSet<u32>, JudgeError> {
-            let mut found = BTreeSet::new();
-            for word in words {
-                found.extend(single_tokens(model, word)?);
+    /// [`ModelError::Template`](sims_model::ModelError::Template) when one side has no single token or
+    /// both share one; [`JudgeError::UnknownVerdict`] when a word becomes a token that is not it.
+    pub fn find(tokenizer: &Tokenizer, template: &JudgeTemplate) -> Result<Self, JudgeError> {
+        let tokens = template.verdict_tokens(tokenizer)?;
+        for (words, ids) in [
+            (&template.verdict_a, &tokens.a),
+            (&template.verdict_b, &tokens.b),
+        ] {
+            for &id in ids {
+                let token = tokenizer.token(id).unwrap_or_default();
+                // Byte-level and SentencePiece vocabularies write the space before a word so.
+                let bare = token.trim_start_matches(['\u{120}', '\u{2581}', ' ']);
+                if !words.iter().any(|word| word.trim() == bare) {
+                    let word = words.first().map_or("", |word| word.trim()).to_owned();
+                    return Err(JudgeError::UnknownVerdict { word, token });
+                }
             }
-            if found.is_empty() {
-                return Err(JudgeError::NoVerdictToken {
-                    side,
-                    words: words.join("`, `"),
-                });
-            }
-            Ok(found)
-        };
-        let first = tokens(&template.verdict_a, "first")?;
-        let second = tokens(&template.verdict_b, "second")?;
-        if let Some(&token) = first.intersection(&second).next() {
-            return Err(JudgeError::SharedVerdictToken { token });
         }
         Ok(Self {
-            first: first.len(),
-            ids: first.into_iter().chain(second).collect(),
+            first: tokens.a.len(),
+            ids: [tokens.a, tokens.b].concat(),
         })
     }
 
@@ -69,27 +61,6 @@ impl VerdictTokens {
             coverage: (both - f64::from(next.log_normaliser)).exp().min(1.0),
         }
     }
-}
-
-/// Returns the ids of the forms of `word` that are one token.
-fn single_tokens(model: &LanguageModel, word: &str) -> Result<BTreeSet<u32>, ModelError> {
-    let tokenizer = model.tokenizer();
-    let bare = word.trim();
-    let mut found: BTreeSet<u32> = [
-        bare.to_owned(),
-        format!("\u{120}{bare}"),
-        format!("\u{2581}{bare}"),
-    ]
-    .iter()
-    .filter_map(|entry| tokenizer.token_id(entry))
-    .collect();
-    if let [token] = tokenizer.encode(word)?[..] {
-        // A tokenizer may map what it does not know to one unknown token.
-        if tokenizer.decode(&[token])?.trim() == bare {
-            found.insert(token);
-        }
-    }
-    Ok(found)
 }
 
 fn log_sum_exp(logits: &[f32]) -> f64 {
@@ -251,7 +222,7 @@ mod tests {
 
     #[test]
     fn verdict_tokens_add_up_and_coverage_is_their_share() {
-        let tokens = VerdictTokens {
+        let tokens = Verdicts {
             ids: vec![1, 2, 3],
             first: 2,
         };

@@ -1,0 +1,251 @@
+//! A model folder with random weights and a tokenizer of words, for tests that run a stage's program.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::{Value, json};
+use sims_artifact::tables::{Message, PromptRow};
+use sims_artifact::{TensorData, write_tensors};
+use sims_model::generate::SampleKey;
+
+/// The width of the residual stream.
+pub(crate) const HIDDEN: usize = 32;
+/// The number of blocks.
+pub(crate) const LAYERS: usize = 3;
+/// Special tokens, then words.
+const SPECIAL: [&str; 5] = [
+    "[UNK]",
+    "<|end|>",
+    "<|system|>",
+    "<|user|>",
+    "<|assistant|>",
+];
+const WORDS: usize = 59;
+
+/// What the model is like.
+#[derive(Debug, Clone)]
+pub(crate) struct RandomModel {
+    /// Longest sequence, in tokens.
+    pub(crate) context: usize,
+    /// Multiplies the random logits; 0 gives every token the same probability.
+    pub(crate) head_scale: f32,
+    /// Put into one weight.
+    pub(crate) broken_weight: Option<f32>,
+    /// Whether the folder has a judge template of its own.
+    pub(crate) judge_template: bool,
+}
+
+impl Default for RandomModel {
+    fn default() -> Self {
+        Self {
+            context: 256,
+            head_scale: 1.0,
+            broken_weight: None,
+            judge_template: true,
+        }
+    }
+}
+
+impl RandomModel {
+    /// Writes the model into the new folder `folder/model` and returns its path.
+    pub(crate) fn write(&self, folder: &Path) -> PathBuf {
+        let directory = folder.join("model");
+        fs::create_dir(&directory).unwrap();
+        let write = |name: &str, value: &Value| {
+            fs::write(directory.join(name), value.to_string()).unwrap();
+        };
+        write("config.json", &self.config());
+        write("tokenizer.json", &tokenizer());
+        write(
+            "tokenizer_config.json",
+            &json!({"chat_template": CHAT_TEMPLATE}),
+        );
+        write("generation_config.json", &json!({"eos_token_id": 1}));
+        if self.judge_template {
+            write("judge_template.json", &judge_template());
+        }
+        let tensors = self.tensors();
+        write_tensors(&directory.join("model.safetensors"), &tensors, &json!({})).unwrap();
+        directory
+    }
+
+    fn config(&self) -> Value {
+        json!({
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "vocab_size": vocabulary().len(),
+            "hidden_size": HIDDEN,
+            "intermediate_size": 48,
+            "num_hidden_layers": LAYERS,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": self.context,
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 10000.0,
+            "hidden_act": "silu",
+            "tie_word_embeddings": false,
+            "eos_token_id": 1,
+        })
+    }
+
+    fn tensors(&self) -> BTreeMap<String, TensorData> {
+        let vocab = vocabulary().len();
+        let mut tensors = BTreeMap::new();
+        let mut add = |name: String, shape: &[usize], scale: f32| {
+            tensors.insert(name.clone(), random(&name, shape, scale));
+        };
+        add(
+            "model.embed_tokens.weight".to_owned(),
+            &[vocab, HIDDEN],
+            2.0,
+        );
+        add(
+            "lm_head.weight".to_owned(),
+            &[vocab, HIDDEN],
+            self.head_scale,
+        );
+        add("model.norm.weight".to_owned(), &[HIDDEN], 0.0);
+        for layer in 0..LAYERS {
+            for (name, shape) in [
+                ("input_layernorm", vec![HIDDEN]),
+                ("self_attn.q_proj", vec![HIDDEN, HIDDEN]),
+                ("self_attn.k_proj", vec![HIDDEN / 2, HIDDEN]),
+                ("self_attn.v_proj", vec![HIDDEN / 2, HIDDEN]),
+                ("self_attn.o_proj", vec![HIDDEN, HIDDEN]),
+                ("post_attention_layernorm", vec![HIDDEN]),
+                ("mlp.gate_proj", vec![48, HIDDEN]),
+                ("mlp.up_proj", vec![48, HIDDEN]),
+                ("mlp.down_proj", vec![HIDDEN, 48]),
+            ] {
+                add(format!("model.layers.{layer}.{name}.weight"), &shape, 0.5);
+            }
+        }
+        if let (Some(value), Some(tensor)) = (
+            self.broken_weight,
+            tensors.get_mut("model.layers.1.mlp.up_proj.weight"),
+        ) {
+            tensor.values[5] = value;
+        }
+        tensors
+    }
+}
+
+const CHAT_TEMPLATE: &str = "{% for message in messages %}<|{{ message.role }}|> {{ message.content }} \
+    <|end|> {% endfor %}{% if add_generation_prompt %}<|assistant|> {% endif %}";
+
+/// Returns the tokens in the order of their ids.
+pub(crate) fn vocabulary() -> Vec<String> {
+    let named = ["A", "B", "first", "second", "sort"];
+    let words = (named.len()..WORDS).map(|i| format!("w{i}"));
+    SPECIAL
+        .iter()
+        .chain(&named)
+        .map(|&word| word.to_owned())
+        .chain(words)
+        .collect()
+}
+
+fn tokenizer() -> Value {
+    let special = |(id, content): (usize, &&str)| {
+        json!({
+            "id": id, "content": content, "single_word": false, "lstrip": false,
+            "rstrip": false, "normalized": false, "special": true,
+        })
+    };
+    let ids: BTreeMap<String, usize> = vocabulary()
+        .into_iter()
+        .enumerate()
+        .map(|(id, word)| (word, id))
+        .collect();
+    json!({
+        "version": "1.0", "truncation": null, "padding": null,
+        "added_tokens": SPECIAL.iter().enumerate().map(special).collect::<Vec<_>>(),
+        "normalizer": null, "pre_tokenizer": {"type": "WhitespaceSplit"},
+        "post_processor": null, "decoder": null,
+        "model": {"type": "WordLevel", "vocab": ids, "unk_token": "[UNK]"},
+    })
+}
+
+fn judge_template() -> Value {
+    json!({
+        "version": "words-1",
+        "messages": [{
+            "role": "user",
+            "content": "{{ request }} first {{ first }} second {{ second }}",
+        }],
+        "assistant_prefix": "",
+        "verdict_a": ["A"],
+        "verdict_b": ["B"],
+    })
+}
+
+/// Returns the direction `[HIDDEN]` in which the residual stream raises the odds of token `id` most.
+pub(crate) fn head_row(id: usize) -> Vec<f32> {
+    let head = random("lm_head.weight", &[vocabulary().len(), HIDDEN], 1.0);
+    head.values[id * HIDDEN..(id + 1) * HIDDEN].to_vec()
+}
+
+/// Returns numbers between -1 and 1 times `scale`; around 1 for norms.
+fn random(name: &str, shape: &[usize], scale: f32) -> TensorData {
+    let key = SampleKey::new(3, 0, name, 0);
+    let count = shape.iter().product();
+    let values = (0..count).map(|i| {
+        let uniform = 2.0 * key.uniform(i as u64) as f32 - 1.0;
+        if shape.len() == 1 {
+            1.0 + 0.2 * uniform
+        } else {
+            scale * uniform
+        }
+    });
+    TensorData {
+        shape: shape.to_vec(),
+        values: values.collect(),
+    }
+}
+
+/// Returns `count` prompts of a few words.
+pub(crate) fn prompts(count: usize) -> Vec<PromptRow> {
+    (0..count)
+        .map(|i| {
+            let text = format!("sort w{} w{} w{}", 5 + i % 50, 5 + i * 7 % 50, 5 + i / 50);
+            PromptRow::new(vec![Message::user(text)], "train", "test")
+        })
+        .collect()
+}
+
+/// Runs `program` with `--model`, `--out` and the other arguments.
+pub(crate) fn run(program: &str, model: &Path, out: &Path, arguments: &[&str]) -> Output {
+    Command::new(program)
+        .arg("--model")
+        .arg(model)
+        .arg("--out")
+        .arg(out)
+        .args(["--device", "cpu"])
+        .args(arguments)
+        .output()
+        .unwrap()
+}
+
+/// Asserts that a run succeeded.
+pub(crate) fn succeeded(output: &Output) {
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// Asserts that a run refused its input (exit code 2) and left no summary, and returns its message.
+pub(crate) fn refused(output: &Output, out: &Path) -> String {
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert!(!out.join("summary.json").exists());
+    message
+}
+
+/// Reads a run's summary.
+pub(crate) fn summary(out: &Path) -> Value {
+    serde_json::from_str(&fs::read_to_string(out.join("summary.json")).unwrap()).unwrap()
+}
