@@ -76,7 +76,7 @@ impl Family {
             Family::First => "first",
             Family::Twice => "twice",
             Family::Kind => "kind",
-            Family::OddOneOut => "odd-one-out",
+            Family::OddOneOut => "odd_one_out",
             Family::Last => "last",
         }
     }

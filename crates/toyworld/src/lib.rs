@@ -5,12 +5,19 @@
 //! evaluation only. Start at [`world::World`] (what can vary), [`families`] (what is asked), [`writer`]
 //! (who answers) and [`corpus`] (what the model reads).
 
+pub mod acceptance;
+pub mod commands;
 pub mod corpus;
 pub mod families;
 pub mod gold;
+pub mod gold_stage;
+pub mod judge_quality;
 pub mod layout;
+pub mod policies;
+pub mod prompts;
 pub mod random;
 pub mod tokenizer_files;
+pub mod train;
 pub mod vocab;
 pub mod world;
 pub mod writer;

@@ -113,3 +113,109 @@ fn write(dir: &Path, name: &str, mut text: String) -> Result<(), TokenizerFilesE
         source,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::corpus::{DocumentKind, comparison_question, document};
+    use crate::families::{Family, Task};
+    use crate::random::Random;
+    use crate::world::World;
+    use sims_model::{ChatMessage, ChatTemplate, JudgeTemplate};
+
+    fn files() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        write_tokenizer(dir.path()).expect("a writable folder");
+        dir
+    }
+
+    #[test]
+    fn the_tokenizer_agrees_with_the_vocabulary() {
+        let dir = files();
+        let tokenizer =
+            Tokenizer::from_file(dir.path().join("tokenizer.json")).expect("a tokenizer");
+        assert_eq!(tokenizer.get_vocab_size(true), vocab::SIZE);
+        for i in 0..2_000 {
+            let tokens = document(&World::default_world(), 1, i).tokens;
+            let text = vocab::decode(&tokens);
+            let encoding = tokenizer.encode(text.as_str(), false).expect("plain words");
+            assert_eq!(encoding.get_ids(), tokens);
+            assert_eq!(tokenizer.decode(&tokens, false).expect("known ids"), text);
+        }
+        let answer = [vocab::known("red"), vocab::known(","), vocab::END];
+        let spoken = tokenizer.decode(&answer, true).expect("known ids");
+        assert_eq!(spoken, "red ,");
+        let foreign = tokenizer.encode("red zebra<end>", false).expect("any text");
+        let expected = [vocab::known("red"), vocab::UNKNOWN, vocab::END];
+        assert_eq!(foreign.get_ids(), expected);
+    }
+
+    #[test]
+    fn the_chat_template_renders_documents() {
+        let dir = files();
+        let chat = ChatTemplate::open(dir.path())
+            .expect("valid")
+            .expect("there");
+        let messages = [
+            ChatMessage::new("user", "add : 4 5"),
+            ChatMessage::new("assistant", "9"),
+            ChatMessage::new("user", "plural of : cat"),
+        ];
+        assert_eq!(
+            chat.render(&messages, true).expect("renders"),
+            "<user> add : 4 5 <assistant> 9 <end> <user> plural of : cat <assistant>"
+        );
+        let finished = chat.render(&messages[..2], false).expect("renders");
+        assert_eq!(finished.trim_end(), "<user> add : 4 5 <assistant> 9 <end>");
+    }
+
+    #[test]
+    fn the_judge_template_renders_what_comparisons_show() {
+        let dir = files();
+        let chat = ChatTemplate::open(dir.path())
+            .expect("valid")
+            .expect("there");
+        let judge = JudgeTemplate::open(dir.path())
+            .expect("valid")
+            .expect("there");
+        for i in 0..500 {
+            let random = &mut Random::new(1, 2, i);
+            let task = Task::draw(&Family::ALL, 0.3, random);
+            let [a, b] = [task.right_answer(random), task.wrong_answer(random)];
+            let messages = judge
+                .render(
+                    &vocab::decode(&task.prompt()),
+                    &vocab::decode(&a),
+                    &vocab::decode(&b),
+                )
+                .expect("renders");
+            let text = chat.render(&messages, true).expect("renders") + &judge.assistant_prefix;
+            let mut expected = vec![vocab::USER];
+            expected.extend(comparison_question(&task.prompt(), &a, &b));
+            expected.push(vocab::ASSISTANT);
+            assert_eq!(vocab::encode(&text), expected);
+        }
+        assert_eq!(
+            (judge.verdict_a, judge.verdict_b),
+            (vec!["A".to_owned()], vec!["B".to_owned()])
+        );
+    }
+
+    #[test]
+    fn a_comparison_gives_its_verdict_at_once() {
+        let comparisons = (0..1_000)
+            .map(|i| document(&World::default_world(), 1, i))
+            .filter(|d| d.kind == DocumentKind::Comparison);
+        for tokens in comparisons.map(|d| d.tokens) {
+            let mark = tokens
+                .iter()
+                .position(|&t| t == vocab::ASSISTANT)
+                .expect("a judge's turn");
+            assert_eq!(
+                tokens[mark - 2..mark],
+                [vocab::known("which"), vocab::known("?")]
+            );
+            assert!([vocab::A, vocab::B].contains(&tokens[mark + 1]));
+        }
+    }
+}
