@@ -1,1 +1,37 @@
-//! The runner: pipeline files, plans, action keys, execution, published views
+//! The runner: pipeline files, plans, action keys, execution, published views.
+//!
+//! A pipeline file becomes a [`Plan`]: every stage of every round, with its program, parameters
+//! and inputs. [`run`] goes through it: a stage whose action is in the store is not run again,
+//! the others run as processes, and `runs/` shows the results. Stages are known only through
+//! the stage protocol; nothing here knows what they compute.
+//!
+//! Start with [`pipeline`] for the file, [`plan`] for the graph, [`action`] for the key.
+
+pub mod action;
+mod commands;
+mod error;
+mod explain;
+mod input_digests;
+mod outlook;
+mod parameters;
+pub mod pipeline;
+pub mod plan;
+mod programs;
+mod progress;
+pub mod run;
+mod run_record;
+mod stamped_cache;
+mod stored;
+mod views;
+mod wiring;
+pub mod yaml;
+
+pub use commands::{PlannedCommand, shell_word};
+pub use error::PipelineError;
+pub use explain::{Difference, Explanation, explain};
+pub use outlook::{Outlook, StageOutlook};
+pub use plan::{InstanceName, Plan, PlanOptions};
+pub use programs::{PREFIX, ProgramSearch};
+pub use progress::RunProgress;
+pub use run::{Event, Failure, Interrupt, RunOptions, RunReport};
+pub use stored::StoredArtifact;

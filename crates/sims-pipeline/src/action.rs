@@ -1,0 +1,224 @@
+//! Actions: what one run of a stage computes, and whether the store has it already.
+//!
+//! The *action document* says everything that the output bytes depend on, and nothing else: the
+//! stage and its behaviour, the parameters after defaults, the seed, the digests and schemas of
+//! the inputs by role, the schemas of the outputs, the numerics class, and the text of the stage
+//! when it is a script. Its digest is the key. No path, host, time, thread count or device name
+//! is in it, and no name of a pipeline or stage: two pipelines that compute the same share it.
+
+use serde_json::{Value, json};
+use sims_artifact::Digest;
+use sims_artifact::store::{ActionKey, ActionResult, Store, StoreError};
+
+use crate::PipelineError;
+use crate::input_digests::{ExternalInput, InputDigests};
+use crate::parameters::{self, Parameters};
+use crate::plan::{InstanceFeed, Plan};
+use crate::programs::Program;
+
+/// The version of the action document.
+const FORMAT: u32 = 1;
+
+/// One run of a stage with all that it depends on.
+#[derive(Debug)]
+pub(crate) struct Action {
+    /// The instance of the plan.
+    pub(crate) index: usize,
+    /// Its identity.
+    pub(crate) key: ActionKey,
+    /// What is computed.
+    pub(crate) document: Value,
+    /// The inputs by role.
+    pub(crate) inputs: Vec<(String, Vec<ActionInput>)>,
+}
+
+/// One input of an action.
+#[derive(Debug)]
+pub(crate) enum ActionInput {
+    /// A file or model from outside.
+    External(ExternalInput),
+    /// An output of another action.
+    Blob {
+        digest: Digest,
+        /// The file name that the stage that made it gave it.
+        file: String,
+    },
+}
+
+impl ActionInput {
+    fn digest(&self) -> Digest {
+        match self {
+            Self::External(input) => input.digest,
+            Self::Blob { digest, .. } => *digest,
+        }
+    }
+}
+
+/// What the store knows of an action.
+#[derive(Debug)]
+pub(crate) enum Lookup {
+    /// It was computed and its outputs are whole.
+    Hit(ActionResult),
+    /// It has to be computed.
+    Miss,
+    /// It was computed, but bytes are damaged or gone: it has to be computed again.
+    Damaged {
+        /// What it made, where that is still known.
+        result: Option<ActionResult>,
+        /// What is wrong, for people.
+        message: String,
+    },
+}
+
+/// Turns instances of a plan into actions, as their inputs get known.
+pub(crate) struct Resolver<'a> {
+    plan: &'a Plan,
+    digests: InputDigests,
+    results: Vec<Option<ActionResult>>,
+}
+
+impl<'a> Resolver<'a> {
+    /// Starts with no result known.
+    pub(crate) fn new(plan: &'a Plan, store: &Store) -> Self {
+        Self {
+            plan,
+            digests: InputDigests::new(store.cache_folder().join("inputs.json")),
+            results: vec![None; plan.len()],
+        }
+    }
+
+    /// Hashes every input from outside and checks what it is, before anything runs.
+    pub(crate) fn check_inputs(&mut self) -> Result<(), PipelineError> {
+        for instance in &self.plan.instances {
+            let roles = &self.plan.nodes[instance.node].program.description.inputs;
+            for (role, feeds) in &instance.inputs {
+                for feed in feeds {
+                    if let InstanceFeed::External(file) = feed {
+                        self.digests.get(file, &roles[role].schema)?;
+                    }
+                }
+            }
+        }
+        self.digests.save();
+        Ok(())
+    }
+
+    /// Tells whether the results of everything that the instance depends on are known.
+    pub(crate) fn is_ready(&self, index: usize) -> bool {
+        let depends = &self.plan.instances[index].depends;
+        depends.iter().all(|before| self.results[*before].is_some())
+    }
+
+    /// Makes the action of an instance that is ready.
+    pub(crate) fn action(&mut self, index: usize) -> Result<Action, PipelineError> {
+        let plan = self.plan;
+        let program = plan.program(index);
+        let mut inputs = Vec::new();
+        for (role, feeds) in &plan.instances[index].inputs {
+            let schema = &program.description.inputs[role].schema;
+            let mut here = Vec::new();
+            for feed in feeds {
+                here.push(match feed {
+                    InstanceFeed::External(file) => {
+                        ActionInput::External(self.digests.get(file, schema)?)
+                    }
+                    InstanceFeed::Output { instance, role } => self.output(*instance, role)?,
+                });
+            }
+            inputs.push((role.clone(), here));
+        }
+        let document = document(program, &plan.set_parameters(index), &inputs);
+        Ok(Action {
+            index,
+            key: ActionKey::of_document(&document),
+            document,
+            inputs,
+        })
+    }
+
+    fn output(&self, instance: usize, role: &str) -> Result<ActionInput, PipelineError> {
+        let outputs = self.results[instance]
+            .as_ref()
+            .map(|result| &result.outputs);
+        match outputs.and_then(|outputs| outputs.get(role)) {
+            Some(output) => Ok(ActionInput::Blob {
+                digest: output.digest,
+                file: output.file.clone(),
+            }),
+            None => Err(PipelineError::Usage(format!(
+                "{} is done, but its stored result has no output `{role}`: raise the `behaviour` of its stage",
+                self.plan.name(instance)
+            ))),
+        }
+    }
+
+    /// Records what an instance made, so that its dependents can be resolved.
+    pub(crate) fn finish(&mut self, index: usize, result: ActionResult) {
+        self.results[index] = Some(result);
+    }
+}
+
+/// Asks the store for an action; every output of a hit has been verified.
+pub(crate) fn look_up(store: &Store, key: &ActionKey) -> Result<Lookup, PipelineError> {
+    let result = match store.action_result(key) {
+        Ok(Some(result)) => result,
+        Ok(None) => return Ok(Lookup::Miss),
+        Err(error @ StoreError::DamagedRecord { .. }) => {
+            return Ok(Lookup::Damaged {
+                result: None,
+                message: error.to_string(),
+            });
+        }
+        Err(error) => return Err(error.into()),
+    };
+    for (role, output) in &result.outputs {
+        match store.blob(&output.digest) {
+            Ok(_) => {}
+            Err(error @ (StoreError::MissingBlob(_) | StoreError::DamagedBlob { .. })) => {
+                return Ok(Lookup::Damaged {
+                    message: format!("output `{role}`: {error}"),
+                    result: Some(result),
+                });
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(Lookup::Hit(result))
+}
+
+/// Writes down what an action computes.
+fn document(program: &Program, set: &Parameters, inputs: &[(String, Vec<ActionInput>)]) -> Value {
+    let description = &program.description;
+    let mut parameters = parameters::with_defaults(description, set);
+    let seed = parameters.shift_remove("seed").unwrap_or(Value::Null);
+    let inputs: serde_json::Map<String, Value> = inputs
+        .iter()
+        .map(|(role, here)| {
+            let schema = &description.inputs[role].schema;
+            let list = here
+                .iter()
+                .map(|input| json!({"schema": schema, "digest": input.digest()}))
+                .collect();
+            (role.clone(), Value::Array(list))
+        })
+        .collect();
+    let outputs: serde_json::Map<String, Value> = description
+        .outputs
+        .iter()
+        .map(|(role, output)| (role.clone(), Value::from(output.schema.as_str())))
+        .collect();
+    let mut document = json!({
+        "format": FORMAT,
+        "stage": description.stage,
+        "behaviour": description.behaviour,
+        "numerics": description.numerics,
+        "params": parameters,
+        "seed": seed,
+        "inputs": inputs,
+        "outputs": outputs,
+    });
+    if let Some(script) = program.script {
+        document["script"] = json!(script);
+    }
+    document
+}

@@ -1,0 +1,472 @@
+//! A pipeline as its file says it, checked as far as the file alone allows.
+//!
+//! ```yaml
+//! name: quickstart            # the folder under runs/; by default the file's name
+//! seed: 17                    # given to every stage that has a parameter `seed`
+//! rounds: 3
+//! model: data/tiny
+//! prompts: {train: data/train.parquet, eval: data/eval.parquet}
+//!
+//! once:                       # runs once, before the rounds that use it
+//!   base-test: {uses: sample, inputs: {prompts: prompts.eval}, with: {samples: 4}}
+//!
+//! round:                      # runs every round, wired by roles
+//!   sample: {samples: 10}     # short: the parameters of the stage it is named after
+//!   judge: {uses: ./my_judge.py, inputs: {responses: sample.responses}, with: {strict: true}}
+//!
+//! stages:                     # the same graph with nothing filled in
+//!   recheck: {uses: judge, repeat: round, inputs: {model: model, …}, with: {…}}
+//! ```
+//!
+//! `round:` and `once:` are short for `stages:`: they say how often a stage runs, and leave
+//! inputs to the default wiring (see [`crate::wiring`]). A relative path is looked up from the
+//! workspace of the file that holds it, then from the current folder; see [`workspace_of`].
+
+mod reference;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+pub use reference::{Scope, Source};
+
+use crate::PipelineError;
+use crate::yaml::{self, Diagnostic, Diagnostics, Entry, Location, Map, Node, Yaml};
+
+/// The keys at the top of a pipeline file.
+const TOP_KEYS: [&str; 9] = [
+    "name", "seed", "rounds", "model", "prompts", "extends", "once", "round", "stages",
+];
+/// Names that mean something else where a stage is named.
+const RESERVED: [&str; 5] = ["model", "prompts", "previous", "first", "none"];
+/// More rounds than this are taken for a slip.
+const MAX_ROUNDS: u64 = 10_000;
+
+/// A pipeline file, read and merged with what it extends.
+#[derive(Debug, Clone)]
+pub struct Pipeline {
+    /// The name, which is also the folder of its results.
+    pub name: String,
+    /// The root seed.
+    pub seed: u64,
+    /// How many rounds it runs.
+    pub rounds: u32,
+    /// The model folder.
+    pub model: Option<FileRef>,
+    /// Prompt files by split.
+    pub prompts: BTreeMap<String, FileRef>,
+    /// The stages, in the order they were written: `once`, `round`, `stages`.
+    pub nodes: Vec<NodeSpec>,
+    /// The folder that relative paths and `runs/` belong to.
+    pub workspace: PathBuf,
+}
+
+/// A file or folder that a pipeline names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileRef {
+    /// Where it is, absolute.
+    pub path: PathBuf,
+    /// Where the pipeline names it.
+    pub at: Location,
+}
+
+/// How often a stage runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Repeat {
+    /// Once in the whole run.
+    Once,
+    /// Once a round.
+    EachRound,
+}
+
+/// One stage of a pipeline, as written.
+#[derive(Debug, Clone)]
+pub struct NodeSpec {
+    /// Its name in this pipeline.
+    pub name: String,
+    /// Where it is written.
+    pub at: Location,
+    /// How often it runs.
+    pub repeat: Repeat,
+    /// The program: a stage's name, an executable's name, or a path.
+    pub uses: String,
+    /// Where the program is named.
+    pub uses_at: Location,
+    /// The inputs that are written out.
+    pub inputs: Vec<InputSpec>,
+    /// The parameters that are set.
+    pub params: Map,
+    /// The key path of the parameters, for messages.
+    pub params_key: String,
+    /// Whether inputs that are not written out are filled in by role.
+    pub wired_by_role: bool,
+}
+
+/// An input that is written out.
+#[derive(Debug, Clone)]
+pub struct InputSpec {
+    /// The role of the stage.
+    pub role: String,
+    /// Where the role is written.
+    pub at: Location,
+    /// What it is fed with; empty for `none`.
+    pub sources: Vec<(Source, Location)>,
+}
+
+impl Pipeline {
+    /// Reads the pipeline file at `path`, and those that it extends.
+    ///
+    /// `current` is where relative paths are looked up when the workspace does not have them.
+    ///
+    /// # Errors
+    /// With every mistake that the files alone show, each with file, line, column and key.
+    pub fn load(path: &Path, current: &Path) -> Result<Self, PipelineError> {
+        let root = yaml::load(path)?;
+        let mut reader = Reader {
+            current,
+            problems: Vec::new(),
+        };
+        let pipeline = reader.pipeline(path, &root);
+        match pipeline {
+            Ok(pipeline) if reader.problems.is_empty() => Ok(pipeline),
+            Ok(_) => Err(Diagnostics(reader.problems).into()),
+            Err(last) => {
+                reader.problems.push(last);
+                Err(Diagnostics(reader.problems).into())
+            }
+        }
+    }
+}
+
+/// Returns the workspace of a pipeline file: the parent of the nearest folder above it that is
+/// named `pipelines`, else the folder of the file. Absolute.
+pub fn workspace_of(file: &Path) -> PathBuf {
+    let file = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
+    let folder = file.parent().unwrap_or(Path::new("/"));
+    folder
+        .ancestors()
+        .find(|folder| folder.file_name().is_some_and(|name| name == "pipelines"))
+        .and_then(Path::parent)
+        .unwrap_or(folder)
+        .to_owned()
+}
+
+/// Collects mistakes, so that all are shown at once.
+struct Reader<'a> {
+    current: &'a Path,
+    problems: Vec<Diagnostic>,
+}
+
+impl Reader<'_> {
+    /// Keeps the mistake, if it is one, and goes on without the value.
+    fn keep<T>(&mut self, result: Result<T, Diagnostic>) -> Option<T> {
+        result.map_err(|problem| self.problems.push(problem)).ok()
+    }
+
+    fn pipeline(&mut self, path: &Path, root: &Node) -> Result<Pipeline, Diagnostic> {
+        let map = root.as_map("the file")?;
+        self.check_keys(map, &TOP_KEYS, "");
+        let default_name = path
+            .file_stem()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        let name = match map.get("name") {
+            Some(entry) => self.keep(text_name(entry)).unwrap_or(default_name),
+            None => default_name,
+        };
+        let seed = self.integer(map, "seed", 0);
+        let rounds = self.integer(map, "rounds", 1);
+        if rounds == 0 || rounds > MAX_ROUNDS {
+            let at = map.get("rounds").map_or(&root.at, |entry| &entry.value.at);
+            self.problems.push(Diagnostic::new(
+                at,
+                format!("`rounds` must be between 1 and {MAX_ROUNDS}, but is {rounds}"),
+            ));
+        }
+        let model = map
+            .get("model")
+            .and_then(|entry| self.keep(self.file("model", &entry.value)));
+        let prompts = self.prompts(map);
+        let mut nodes = Vec::new();
+        for (section, repeat) in [("once", Repeat::Once), ("round", Repeat::EachRound)] {
+            for entry in self.section(map, section) {
+                let result = short_or_full(section, repeat, entry);
+                nodes.extend(self.node(result));
+            }
+        }
+        for entry in self.section(map, "stages") {
+            let result = full(entry);
+            nodes.extend(self.node(result));
+        }
+        self.check_names(&nodes);
+        if nodes.is_empty() && self.problems.is_empty() {
+            return Err(Diagnostic::new(&root.at, "the pipeline has no stages")
+                .help("add `round:` with at least one stage"));
+        }
+        Ok(Pipeline {
+            name,
+            seed,
+            rounds: u32::try_from(rounds).unwrap_or(1),
+            model,
+            prompts,
+            nodes,
+            workspace: workspace_of(path),
+        })
+    }
+
+    fn check_keys(&mut self, map: &Map, known: &[&str], path: &str) {
+        for entry in &map.entries {
+            if !known.contains(&entry.key.as_str()) {
+                self.problems.push(unknown_key(entry, known, path));
+            }
+        }
+    }
+
+    fn integer(&mut self, map: &Map, key: &str, default: u64) -> u64 {
+        map.get(key)
+            .and_then(|entry| self.keep(entry.value.as_integer(key)))
+            .unwrap_or(default)
+    }
+
+    fn section<'m>(&mut self, map: &'m Map, key: &str) -> &'m [Entry] {
+        map.get(key)
+            .and_then(|entry| self.keep(entry.value.as_map(key)))
+            .map_or(&[], |map| map.entries.as_slice())
+    }
+
+    fn prompts(&mut self, map: &Map) -> BTreeMap<String, FileRef> {
+        let mut prompts = BTreeMap::new();
+        for entry in self.section(map, "prompts") {
+            let key = format!("prompts.{}", entry.key);
+            if let Some(file) = self.keep(self.file(&key, &entry.value)) {
+                prompts.insert(entry.key.clone(), file);
+            }
+        }
+        prompts
+    }
+
+    /// Finds a file or folder that the pipeline names.
+    fn file(&self, key: &str, node: &Node) -> Result<FileRef, Diagnostic> {
+        let text = node.as_text(key)?;
+        let path = find_file(text, &node.at, self.current).map_err(|problem| Diagnostic {
+            message: format!("`{key}`: {}", problem.message),
+            ..problem
+        })?;
+        Ok(FileRef {
+            path,
+            at: node.at.clone(),
+        })
+    }
+
+    /// Finds the files among a node's inputs, and keeps the mistakes.
+    fn node(&mut self, result: Result<NodeSpec, Diagnostic>) -> Option<NodeSpec> {
+        let mut node = self.keep(result)?;
+        for input in &mut node.inputs {
+            for (source, at) in &mut input.sources {
+                if let Source::File(path) = source {
+                    let text = path.to_string_lossy().into_owned();
+                    if let Some(found) = self.keep(find_file(&text, at, self.current)) {
+                        *path = found;
+                    }
+                }
+            }
+        }
+        Some(node)
+    }
+
+    fn check_names(&mut self, nodes: &[NodeSpec]) {
+        for (index, node) in nodes.iter().enumerate() {
+            if let Some(first) = nodes[..index].iter().find(|first| first.name == node.name) {
+                self.problems.push(
+                    Diagnostic::new(&node.at, format!("two stages are named `{}`", node.name))
+                        .help(format!("the first is at {}", first.at)),
+                );
+            }
+        }
+    }
+}
+
+/// Says that a key is not known, and which is near.
+fn unknown_key(entry: &Entry, known: &[&str], path: &str) -> Diagnostic {
+    let place = if path.is_empty() {
+        String::new()
+    } else {
+        format!(" in `{path}`")
+    };
+    Diagnostic::new(&entry.key_at, format!("unknown key `{}`{place}", entry.key))
+        .suggest(&entry.key, known.iter().copied())
+}
+
+/// Finds `text` from the workspace of the file it is written in, then from `current`.
+pub(crate) fn find_file(text: &str, at: &Location, current: &Path) -> Result<PathBuf, Diagnostic> {
+    let workspace = workspace_of(&at.file.path);
+    let candidates = [workspace.join(text), current.join(text)];
+    if let Some(found) = candidates.iter().find(|path| path.exists()) {
+        return Ok(std::path::absolute(found).unwrap_or_else(|_| found.clone()));
+    }
+    let problem = Diagnostic::new(at, format!("{text} does not exist"));
+    let mut places = format!("looked in {}", workspace.display());
+    if current != workspace {
+        places.push_str(&format!(" and {}", current.display()));
+    }
+    Err(problem.help(places))
+}
+
+fn text_name(entry: &Entry) -> Result<String, Diagnostic> {
+    let text = entry.value.as_text("name")?;
+    let fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if text.is_empty() || text.starts_with('.') || !text.chars().all(fits) {
+        return Err(Diagnostic::new(
+            &entry.value.at,
+            format!("`name` names a folder: letters, digits, `-`, `_` and `.`, not `{text}`"),
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+fn check_node_name(entry: &Entry) -> Result<(), Diagnostic> {
+    let name = &entry.key;
+    if RESERVED.contains(&name.as_str()) {
+        return Err(Diagnostic::new(
+            &entry.key_at,
+            format!("a stage cannot be named `{name}`: inputs use this word"),
+        ));
+    }
+    let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if name.is_empty() || !name.chars().all(fits) {
+        return Err(Diagnostic::new(
+            &entry.key_at,
+            format!("a stage's name has letters, digits, `-` and `_`, not `{name}`"),
+        ));
+    }
+    Ok(())
+}
+
+/// Reads a stage in `once:` or `round:`.
+fn short_or_full(section: &str, repeat: Repeat, entry: &Entry) -> Result<NodeSpec, Diagnostic> {
+    check_node_name(entry)?;
+    let key = format!("{section}.{}", entry.key);
+    let map = entry.value.as_map(&key)?;
+    if !yaml::is_full_form(map) {
+        return Ok(NodeSpec {
+            name: entry.key.clone(),
+            at: entry.key_at.clone(),
+            repeat,
+            uses: entry.key.clone(),
+            uses_at: entry.key_at.clone(),
+            inputs: Vec::new(),
+            params: map.clone(),
+            params_key: key,
+            wired_by_role: true,
+        });
+    }
+    full_form(&key, repeat, entry, map, &["uses", "inputs", "with"], true)
+}
+
+/// Reads a stage in `stages:`.
+fn full(entry: &Entry) -> Result<NodeSpec, Diagnostic> {
+    check_node_name(entry)?;
+    let key = format!("stages.{}", entry.key);
+    let map = entry.value.as_map(&key)?;
+    let repeat = match map.get("repeat") {
+        None => Repeat::EachRound,
+        Some(entry) => match entry.value.as_text(&format!("{key}.repeat"))? {
+            "round" => Repeat::EachRound,
+            "once" => Repeat::Once,
+            other => {
+                return Err(Diagnostic::new(
+                    &entry.value.at,
+                    format!("`{key}.repeat` must be `round` or `once`, not `{other}`"),
+                ));
+            }
+        },
+    };
+    full_form(
+        &key,
+        repeat,
+        entry,
+        map,
+        &["uses", "inputs", "with", "repeat"],
+        false,
+    )
+}
+
+fn full_form(
+    key: &str,
+    repeat: Repeat,
+    entry: &Entry,
+    map: &Map,
+    known: &[&str],
+    wired_by_role: bool,
+) -> Result<NodeSpec, Diagnostic> {
+    if let Some(unknown) = map
+        .entries
+        .iter()
+        .find(|e| !known.contains(&e.key.as_str()))
+    {
+        let problem = unknown_key(unknown, known, key);
+        return Err(match problem.help {
+            Some(ref help) if help.starts_with("did you mean") => problem,
+            _ => problem.help(format!("parameters go under `{key}.with`")),
+        });
+    }
+    let (uses, uses_at) = match map.get("uses") {
+        Some(uses) => (uses.value.as_text(&format!("{key}.uses"))?, &uses.value.at),
+        None => (entry.key.as_str(), &entry.key_at),
+    };
+    let params_key = format!("{key}.with");
+    let params = match map.get("with") {
+        Some(with) => with.value.as_map(&params_key)?.clone(),
+        None => Map::default(),
+    };
+    let inputs_key = format!("{key}.inputs");
+    let inputs = match map.get("inputs") {
+        Some(inputs) => inputs
+            .value
+            .as_map(&inputs_key)?
+            .entries
+            .iter()
+            .map(|entry| input(&inputs_key, entry))
+            .collect::<Result<_, _>>()?,
+        None => Vec::new(),
+    };
+    Ok(NodeSpec {
+        name: entry.key.clone(),
+        at: entry.key_at.clone(),
+        repeat,
+        uses: uses.to_owned(),
+        uses_at: uses_at.clone(),
+        inputs,
+        params,
+        params_key,
+        wired_by_role,
+    })
+}
+
+fn input(inputs_key: &str, entry: &Entry) -> Result<InputSpec, Diagnostic> {
+    let key = format!("{inputs_key}.{}", entry.key);
+    let sources = match &entry.value.value {
+        Yaml::List(items) => items
+            .iter()
+            .map(|item| source(&key, item))
+            .collect::<Result<Vec<_>, _>>()?,
+        _ => vec![source(&key, &entry.value)?],
+    };
+    Ok(InputSpec {
+        role: entry.key.clone(),
+        at: entry.key_at.clone(),
+        sources: sources.into_iter().flatten().collect(),
+    })
+}
+
+fn source(key: &str, node: &Node) -> Result<Option<(Source, Location)>, Diagnostic> {
+    let text = node.as_text(key)?;
+    let source = Source::parse(text).map_err(|message| {
+        Diagnostic::new(&node.at, format!("`{key}`: {message}"))
+            .help("write `model`, `prompts.SPLIT`, `STAGE.ROLE`, `previous.STAGE.ROLE`, `none`, or a path with a `/`")
+    })?;
+    Ok(source.map(|source| (source, node.at.clone())))
+}
+
+#[cfg(test)]
+mod tests;

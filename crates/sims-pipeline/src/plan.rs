@@ -1,0 +1,262 @@
+//! The plan: every stage of every round, and what feeds it.
+
+mod inputs;
+mod order;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::PipelineError;
+use crate::parameters::{self, Parameters};
+use crate::pipeline::{FileRef, NodeSpec, Pipeline, Repeat, Scope};
+use crate::programs::{Program, ProgramSearch, Programs};
+use crate::yaml::{Diagnostic, Diagnostics};
+
+/// The schema id of an input that is a model folder.
+pub(crate) const MODEL: &str = "model";
+
+/// A pipeline whose every stage is known and fed.
+#[derive(Debug)]
+pub struct Plan {
+    /// The pipeline as written.
+    pub pipeline: Pipeline,
+    /// How many rounds are planned.
+    pub rounds: u32,
+    /// The stages, each once.
+    pub(crate) nodes: Vec<PlannedNode>,
+    /// The stages, each as often as it runs, in an order in which they can run.
+    pub(crate) instances: Vec<Instance>,
+}
+
+/// A stage whose program is known.
+#[derive(Debug)]
+pub(crate) struct PlannedNode {
+    pub(crate) spec: NodeSpec,
+    pub(crate) program: Arc<Program>,
+    /// The parameters that are set, by the file or by the pipeline's seed.
+    pub(crate) set: Parameters,
+    /// What feeds each input role; roles that nothing feeds are not listed.
+    pub(crate) inputs: Vec<(String, Vec<Feed>)>,
+}
+
+/// What feeds an input, for any round.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Feed {
+    External(FileRef),
+    Output {
+        scope: Scope,
+        node: usize,
+        role: String,
+    },
+}
+
+/// One run of a stage: in one round, or once.
+#[derive(Debug)]
+pub(crate) struct Instance {
+    pub(crate) node: usize,
+    pub(crate) round: Option<u32>,
+    pub(crate) inputs: Vec<(String, Vec<InstanceFeed>)>,
+    /// The instances that have to be done before.
+    pub(crate) depends: Vec<usize>,
+}
+
+/// What feeds an input of one run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum InstanceFeed {
+    External(FileRef),
+    Output { instance: usize, role: String },
+}
+
+/// A stage's name and round, for people and for file names.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct InstanceName {
+    /// The round, from 1; `None` for a stage that runs once.
+    pub round: Option<u32>,
+    /// The stage's name in the pipeline.
+    pub stage: String,
+}
+
+impl InstanceName {
+    /// Returns the name as a relative path: `round-3/sample`, `once/base-test`.
+    pub fn path(&self) -> PathBuf {
+        self.folder().join(&self.stage)
+    }
+
+    /// Returns the folder of the round: `round-3`, or `once`.
+    pub fn folder(&self) -> PathBuf {
+        match self.round {
+            Some(round) => format!("round-{round}").into(),
+            None => "once".into(),
+        }
+    }
+}
+
+impl fmt::Display for InstanceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.path().display().fmt(f)
+    }
+}
+
+/// What a plan is made for.
+#[derive(Debug, Clone)]
+pub struct PlanOptions<'a> {
+    /// Rounds to run instead of the file's.
+    pub rounds: Option<u32>,
+    /// Where programs are looked for.
+    pub search: &'a ProgramSearch,
+    /// The device that stages will run on: `auto`, `cpu` or `cuda[:N]`.
+    pub device: &'a str,
+    /// The folder that relative paths are also looked up from.
+    pub current: &'a Path,
+    /// A folder for what can be forgotten: descriptions of programs, digests of inputs.
+    pub cache: &'a Path,
+}
+
+impl Plan {
+    /// Reads the pipeline file at `path` and plans every stage of every round.
+    ///
+    /// # Errors
+    /// With every mistake found in the file, its programs' parameters, or the graph.
+    pub fn load(path: &Path, options: &PlanOptions<'_>) -> Result<Self, PipelineError> {
+        let pipeline = Pipeline::load(path, options.current)?;
+        let mut programs = Programs::new(
+            options.search,
+            options.device,
+            options.current,
+            options.cache.join("programs.json"),
+        );
+        let plan = Self::of(pipeline, options.rounds, &mut programs);
+        programs.save();
+        plan
+    }
+
+    fn of(
+        pipeline: Pipeline,
+        rounds: Option<u32>,
+        programs: &mut Programs<'_>,
+    ) -> Result<Self, PipelineError> {
+        let rounds = rounds.unwrap_or(pipeline.rounds);
+        let mut problems = Vec::new();
+        let mut nodes = Vec::new();
+        for spec in &pipeline.nodes {
+            match planned(spec, &pipeline, programs) {
+                Ok(node) => nodes.push(node),
+                Err(mut more) => problems.append(&mut more),
+            }
+        }
+        if !problems.is_empty() {
+            return Err(Diagnostics(problems).into());
+        }
+        let feeds = inputs::wire(&pipeline, &nodes)?;
+        for (node, inputs) in nodes.iter_mut().zip(feeds) {
+            node.inputs = inputs;
+        }
+        order::refuse_cycles(&nodes)?;
+        let instances = order::expand(&nodes, rounds);
+        Ok(Self {
+            pipeline,
+            rounds,
+            nodes,
+            instances,
+        })
+    }
+
+    /// Returns how many stages the plan runs.
+    pub fn len(&self) -> usize {
+        self.instances.len()
+    }
+
+    /// Tells whether the plan runs nothing.
+    pub fn is_empty(&self) -> bool {
+        self.instances.is_empty()
+    }
+
+    /// Returns the name of the instance at `index` in the order of the plan.
+    pub fn name(&self, index: usize) -> InstanceName {
+        let instance = &self.instances[index];
+        InstanceName {
+            round: instance.round,
+            stage: self.nodes[instance.node].spec.name.clone(),
+        }
+    }
+
+    /// Returns the program that the instance at `index` runs.
+    pub fn program(&self, index: usize) -> &Program {
+        &self.node(index).program
+    }
+
+    /// Returns the stage that the instance at `index` is a run of.
+    pub(crate) fn node(&self, index: usize) -> &PlannedNode {
+        &self.nodes[self.instances[index].node]
+    }
+
+    /// Returns the parameters that the instance sets, its round included.
+    pub(crate) fn set_parameters(&self, index: usize) -> Parameters {
+        let node = self.node(index);
+        let mut set = node.set.clone();
+        if let Some(round) = self.instances[index].round
+            && parameters::has(&node.program.description, "round")
+        {
+            set.entry("round").or_insert_with(|| Value::from(round));
+        }
+        set
+    }
+
+    /// Returns the instances that depend on `index`, directly or not, in order.
+    pub(crate) fn dependents(&self, index: usize) -> Vec<usize> {
+        let mut reached = vec![false; self.instances.len()];
+        reached[index] = true;
+        for (later, instance) in self.instances.iter().enumerate() {
+            reached[later] |= instance.depends.iter().any(|before| reached[*before]);
+        }
+        (0..reached.len())
+            .filter(|other| reached[*other] && *other != index)
+            .collect()
+    }
+}
+
+/// Finds the program of a stage and checks its parameters.
+fn planned(
+    spec: &NodeSpec,
+    pipeline: &Pipeline,
+    programs: &mut Programs<'_>,
+) -> Result<PlannedNode, Vec<Diagnostic>> {
+    let program = programs
+        .get(&spec.uses, &spec.uses_at)
+        .map_err(|problem| vec![problem])?;
+    let description = &program.description;
+    let mut set = parameters::check(description, &spec.params, &spec.params_key)?;
+    if parameters::has(description, "seed") {
+        set.entry("seed")
+            .or_insert_with(|| Value::from(pipeline.seed));
+    }
+    let mut given = set.clone();
+    if spec.repeat == Repeat::EachRound {
+        given.entry("round").or_insert(Value::Null);
+    }
+    let missing: Vec<Diagnostic> = parameters::missing(description, &given)
+        .into_iter()
+        .map(|name| {
+            Diagnostic::new(
+                &spec.at,
+                format!(
+                    "`{}` needs a parameter `{name}`, which has no default",
+                    spec.name
+                ),
+            )
+            .help(format!("set `{}.{name}`", spec.params_key))
+        })
+        .collect();
+    if !missing.is_empty() {
+        return Err(missing);
+    }
+    Ok(PlannedNode {
+        spec: spec.clone(),
+        program,
+        set,
+        inputs: Vec::new(),
+    })
+}

@@ -1,0 +1,253 @@
+//! Running a plan: what is in the store is used, the rest is computed, in the plan's order.
+
+mod attempt;
+mod book;
+mod disk_space;
+mod interrupt;
+mod process;
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::mpsc::{Sender, channel};
+use std::time::{Duration, Instant};
+
+use sims_artifact::store::Store;
+
+use crate::PipelineError;
+use crate::action::{Action, Lookup, Resolver, look_up};
+use crate::plan::Plan;
+use crate::programs::ProgramSearch;
+use crate::run_record::Outcome;
+
+use attempt::Attempt;
+pub use attempt::Failure;
+use book::Book;
+pub use interrupt::Interrupt;
+
+/// How a plan is run; nothing here changes what is computed, except the device's numerics.
+#[derive(Debug, Clone)]
+pub struct RunOptions {
+    /// The folder of views: `runs/<pipeline>/…` lies in it.
+    pub runs: PathBuf,
+    /// Where programs are looked for, to show commands the short way.
+    pub search: ProgramSearch,
+    /// The folder from which paths are shown.
+    pub current: PathBuf,
+    /// The device: `auto`, `cpu` or `cuda[:N]`.
+    pub device: String,
+    /// Worker threads of each stage; `None` leaves it to the stage.
+    pub threads: Option<usize>,
+    /// Stages that run at the same time.
+    pub jobs: usize,
+    /// The pauses before a stage that asks for it (exit code 75) is tried again.
+    pub retry_delays: Vec<Duration>,
+}
+
+impl RunOptions {
+    /// Returns the folder of a pipeline's views, logs and record.
+    pub fn run_folder(&self, plan: &Plan) -> PathBuf {
+        self.runs.join(&plan.pipeline.name)
+    }
+
+    /// Returns the folder for outputs of stages that are run by hand.
+    pub fn by_hand_folder(&self, plan: &Plan) -> PathBuf {
+        self.run_folder(plan).join("by-hand")
+    }
+
+    fn by_hand(&self, plan: &Plan, index: usize) -> String {
+        plan.command_line(
+            index,
+            &self.search,
+            &self.by_hand_folder(plan),
+            &self.current,
+        )
+    }
+}
+
+/// Something that happened during a run.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// The stage at `index` of the plan needs no work.
+    Cached {
+        /// The instance.
+        index: usize,
+    },
+    /// The stage began to run.
+    Started {
+        /// The instance.
+        index: usize,
+    },
+    /// The stage told how far it is.
+    Progress {
+        /// The instance.
+        index: usize,
+        /// What it counts.
+        label: String,
+        /// Steps done.
+        done: u64,
+        /// Steps in all.
+        total: u64,
+    },
+    /// The user should know something.
+    Warning {
+        /// The instance.
+        index: usize,
+        /// What it is.
+        message: String,
+    },
+    /// Another process computes the same action.
+    WaitingForOther {
+        /// The instance.
+        index: usize,
+    },
+    /// The stage asked to be tried again.
+    Retrying {
+        /// The instance.
+        index: usize,
+        /// After how long.
+        delay: Duration,
+    },
+    /// The stage is done and its outputs are stored.
+    Finished {
+        /// The instance.
+        index: usize,
+        /// How long it ran.
+        seconds: f64,
+    },
+    /// The stage failed.
+    Failed {
+        /// The instance.
+        index: usize,
+    },
+}
+
+/// What a run did.
+#[derive(Debug, Clone, Default)]
+pub struct RunReport {
+    /// Stages that ran.
+    pub executed: usize,
+    /// Stages whose outputs were in the store, or were put there by another run meanwhile.
+    pub cached: usize,
+    /// Stages that failed.
+    pub failed: usize,
+    /// Stages that were not come to.
+    pub not_run: usize,
+    /// How long it took. Unit: seconds.
+    pub seconds: f64,
+    /// Whether it was asked to stop.
+    pub interrupted: bool,
+    /// The stages that failed, with all that helps to mend them.
+    pub failures: Vec<Failure>,
+}
+
+/// Runs a plan to its end, to the first failure, or until it is asked to stop.
+///
+/// `hear` is told what happens, from several threads.
+///
+/// # Errors
+/// If an input is missing or wrong, or the store or the views cannot be written; a stage that
+/// fails is no error but part of the report.
+pub fn run(
+    plan: &Plan,
+    store: &Store,
+    options: &RunOptions,
+    interrupt: &Interrupt,
+    hear: &(dyn Fn(Event) + Sync),
+) -> Result<RunReport, PipelineError> {
+    let started = Instant::now();
+    let mut resolver = Resolver::new(plan, store);
+    resolver.check_inputs()?;
+    let mut book = Book::open(plan, store, options.run_folder(plan), hear);
+    book.forget_dropped_stages()?;
+    std::thread::scope(|scope| {
+        let (sender, receiver) = channel();
+        let mut pending: VecDeque<usize> = (0..plan.len()).collect();
+        let mut queue: VecDeque<Action> = VecDeque::new();
+        let mut running = 0;
+        let mut error = None;
+        loop {
+            let stop = error.is_some() || interrupt.is_raised() || book.report.failed > 0;
+            if !stop
+                && let Err(first) =
+                    resolve_ready(store, &mut pending, &mut queue, &mut resolver, &mut book)
+            {
+                error = Some(first);
+                continue;
+            }
+            while !stop && running < options.jobs.max(1) {
+                let Some(action) = queue.pop_front() else {
+                    break;
+                };
+                let sender: Sender<_> = sender.clone();
+                running += 1;
+                scope.spawn(move || {
+                    let attempt = Attempt {
+                        plan,
+                        store,
+                        options,
+                        interrupt,
+                        hear,
+                        action: &action,
+                    };
+                    let outcome = attempt.perform();
+                    // The receiver outlives every worker.
+                    let _received = sender.send((action, outcome));
+                });
+            }
+            if running == 0 {
+                break;
+            }
+            let Ok((action, outcome)) = receiver.recv() else {
+                break;
+            };
+            running -= 1;
+            if let Err(first) = book.close(&action, outcome, &mut resolver) {
+                error.get_or_insert(first);
+            }
+        }
+        match error {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    })?;
+    let report = &mut book.report;
+    report.interrupted = interrupt.is_raised();
+    report.not_run = plan.len() - report.executed - report.cached - report.failed;
+    report.seconds = started.elapsed().as_secs_f64();
+    Ok(book.report)
+}
+
+/// Looks up everything whose inputs are known; what is not in the store is queued.
+fn resolve_ready(
+    store: &Store,
+    pending: &mut VecDeque<usize>,
+    queue: &mut VecDeque<Action>,
+    resolver: &mut Resolver<'_>,
+    book: &mut Book<'_>,
+) -> Result<(), PipelineError> {
+    // The plan's order puts what an instance needs before it, so that one pass is enough.
+    let mut later = VecDeque::new();
+    while let Some(index) = pending.pop_front() {
+        if !resolver.is_ready(index) {
+            later.push_back(index);
+            continue;
+        }
+        let action = resolver.action(index)?;
+        match look_up(store, &action.key)? {
+            Lookup::Hit(result) => {
+                book.enter(&action, Outcome::Cached, &result)?;
+                resolver.finish(index, result);
+            }
+            lookup => {
+                if let Lookup::Damaged { message, .. } = lookup {
+                    let message = format!("{message}; it is computed again");
+                    book.tell(Event::Warning { index, message });
+                }
+                book.withdraw(&action)?;
+                queue.push_back(action);
+            }
+        }
+    }
+    *pending = later;
+    Ok(())
+}

@@ -1,0 +1,411 @@
+//! One action on its way from "not in the store" to "in the store".
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::File;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
+
+use sims_artifact::store::{ActionOutput, ActionResult, Blob, Scratch, Store, StoreError};
+
+use super::process::{self, StageEvent};
+use super::{Event, Interrupt, RunOptions, disk_space};
+use crate::action::{Action, ActionInput, Lookup, look_up};
+use crate::input_digests::check_artifact;
+use crate::plan::{InstanceName, Plan};
+use crate::{PipelineError, commands};
+
+/// The exit code of a failure worth retrying.
+const RETRY: i32 = 75;
+/// The exit code of wrong usage or bad input.
+const USAGE: i32 = 2;
+/// How often a lease that another process holds is asked for.
+const LEASE_EVERY: Duration = Duration::from_millis(25);
+
+/// How an action came to its end.
+pub(super) enum Done {
+    /// It ran here.
+    Executed(ActionResult),
+    /// Another process computed it meanwhile.
+    ByOther(ActionResult),
+}
+
+/// Why an action has no result.
+pub(super) enum NotDone {
+    /// The run was asked to stop.
+    Interrupted,
+    /// The stage failed.
+    Failed(Box<Failure>),
+    /// The runner or the store failed.
+    Error(PipelineError),
+}
+
+impl From<PipelineError> for NotDone {
+    fn from(error: PipelineError) -> Self {
+        Self::Error(error)
+    }
+}
+
+impl From<StoreError> for NotDone {
+    fn from(error: StoreError) -> Self {
+        Self::Error(error.into())
+    }
+}
+
+/// A stage that failed, with all that helps to mend it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// The stage and its round.
+    pub name: InstanceName,
+    /// What happened, such as `exit code 2: wrong usage or bad input`.
+    pub what: String,
+    /// The last lines that it wrote.
+    pub tail: Vec<String>,
+    /// The command that does the same by hand.
+    pub command: String,
+    /// The file with everything that it wrote.
+    pub log: PathBuf,
+    /// What to do.
+    pub advice: String,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{} failed: {}", self.name, self.what)?;
+        for line in &self.tail {
+            writeln!(f, "  | {line}")?;
+        }
+        writeln!(f, "  by hand: {}", self.command)?;
+        writeln!(f, "  log: {}", self.log.display())?;
+        write!(f, "  {}", self.advice)
+    }
+}
+
+/// Computes one action.
+pub(super) struct Attempt<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) store: &'a Store,
+    pub(super) options: &'a RunOptions,
+    pub(super) interrupt: &'a Interrupt,
+    pub(super) hear: &'a (dyn Fn(Event) + Sync),
+    pub(super) action: &'a Action,
+}
+
+impl Attempt<'_> {
+    /// Takes the lease, looks again, and runs the stage until it succeeds or may not be retried.
+    pub(super) fn perform(&self) -> Result<Done, NotDone> {
+        let Some(_lease) = self.lease()? else {
+            return Err(NotDone::Interrupted);
+        };
+        let mut before = None;
+        match look_up(self.store, &self.action.key)? {
+            Lookup::Hit(result) => return Ok(Done::ByOther(result)),
+            Lookup::Damaged { result, .. } => before = result,
+            Lookup::Miss => {}
+        }
+        (self.hear)(Event::Started {
+            index: self.action.index,
+        });
+        let mut delays = self.options.retry_delays.iter();
+        loop {
+            match self.run_once()? {
+                Ok(result) => {
+                    self.compare(before.as_ref(), &result);
+                    return Ok(Done::Executed(result));
+                }
+                Err((failure, may_retry)) => {
+                    let Some(delay) = delays.next().filter(|_| may_retry) else {
+                        return Err(NotDone::Failed(Box::new(failure)));
+                    };
+                    (self.hear)(Event::Retrying {
+                        index: self.action.index,
+                        delay: *delay,
+                    });
+                    if !self.interrupt.sleep(*delay) {
+                        return Err(NotDone::Interrupted);
+                    }
+                }
+            }
+        }
+    }
+
+    fn lease(&self) -> Result<Option<sims_artifact::store::Lease>, NotDone> {
+        let mut told = false;
+        loop {
+            if let Some(lease) = self.store.try_lease(&self.action.key)? {
+                return Ok(Some(lease));
+            }
+            if !std::mem::replace(&mut told, true) {
+                (self.hear)(Event::WaitingForOther {
+                    index: self.action.index,
+                });
+            }
+            if !self.interrupt.sleep(LEASE_EVERY) {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Runs the stage once; the inner error says whether it may be tried again.
+    fn run_once(&self) -> Result<Result<ActionResult, (Failure, bool)>, NotDone> {
+        let scratch = self.store.scratch()?;
+        let out = scratch.path().join("out");
+        std::fs::create_dir(&out).map_err(|e| PipelineError::io("create", &out, e))?;
+        let inputs = self.input_paths(&scratch)?;
+        let execution = self.execution_flags();
+        let arguments =
+            commands::arguments(self.plan, self.action.index, &inputs, &execution, &out);
+        let log_path = self.log_path();
+        let mut log = create_log(&log_path)?;
+        let program = &self.plan.program(self.action.index).path;
+        let mut command = Command::new(program);
+        command
+            .args(arguments)
+            .current_dir(&self.plan.pipeline.workspace);
+        let index = self.action.index;
+        let mut hear = |event| match event {
+            StageEvent::Progress { label, done, total } => (self.hear)(Event::Progress {
+                index,
+                label,
+                done,
+                total,
+            }),
+            StageEvent::Warning { message } => (self.hear)(Event::Warning { index, message }),
+        };
+        let ended = process::run(&mut command, &mut log, self.interrupt, &mut hear)
+            .map_err(|e| PipelineError::io("run", program, e))?;
+        if self.interrupt.is_raised() && !ended.status.success() {
+            return Err(NotDone::Interrupted);
+        }
+        let (what, advice, may_retry) = if ended.status.success() {
+            match self.commit(&out, ended.seconds) {
+                Ok(result) => return Ok(Ok(result)),
+                Err(Rejected::Output(message)) => {
+                    let advice = "this is a fault of the stage: it must write every output that it describes";
+                    (message, advice.to_owned(), false)
+                }
+                Err(Rejected::Input(path)) => {
+                    let what = format!("{} changed while the stage was reading it", path.display());
+                    (
+                        what,
+                        "run again once the file is complete".to_owned(),
+                        false,
+                    )
+                }
+                Err(Rejected::Error(error)) => return Err(error.into()),
+            }
+        } else {
+            self.judge(ended.status)
+        };
+        let failure = Failure {
+            name: self.plan.name(index),
+            what,
+            tail: ended.tail,
+            command: self.options.by_hand(self.plan, index),
+            log: log_path,
+            advice,
+        };
+        Ok(Err((failure, may_retry)))
+    }
+
+    /// Gives the inputs names that people understand: links by role to the blobs.
+    fn input_paths(&self, scratch: &Scratch) -> Result<Vec<(String, Vec<PathBuf>)>, NotDone> {
+        let folder = scratch.path().join("in");
+        std::fs::create_dir(&folder).map_err(|e| PipelineError::io("create", &folder, e))?;
+        let mut inputs = Vec::new();
+        for (role, here) in &self.action.inputs {
+            let mut paths = Vec::new();
+            for (number, input) in here.iter().enumerate() {
+                paths.push(match input {
+                    ActionInput::External(input) => input.path.clone(),
+                    ActionInput::Blob { digest, file } => {
+                        let blob = self.store.blob(digest)?;
+                        let extension = Path::new(file)
+                            .extension()
+                            .unwrap_or_default()
+                            .to_string_lossy();
+                        let name = match number {
+                            0 => format!("{role}.{extension}"),
+                            _ => format!("{role}-{number}.{extension}"),
+                        };
+                        let link = folder.join(name);
+                        std::os::unix::fs::symlink(&blob, &link)
+                            .map_err(|e| PipelineError::io("make a link", &link, e))?;
+                        link
+                    }
+                });
+            }
+            inputs.push((role.clone(), paths));
+        }
+        Ok(inputs)
+    }
+
+    /// Returns the flags that say how to run, never what to compute.
+    fn execution_flags(&self) -> Vec<String> {
+        let mut flags = vec!["--progress".to_owned(), "json".to_owned()];
+        if let Some(threads) = self.options.threads {
+            flags.extend(["--threads".to_owned(), threads.to_string()]);
+        }
+        let numerics = &self.plan.program(self.action.index).description.numerics;
+        if self.options.device != "auto" && !numerics.is_empty() {
+            flags.extend(["--device".to_owned(), self.options.device.clone()]);
+        }
+        flags
+    }
+
+    fn log_path(&self) -> PathBuf {
+        let name = self.plan.name(self.action.index);
+        let logs = self.options.run_folder(self.plan).join("logs");
+        logs.join(name.path()).with_extension("log")
+    }
+
+    /// Says what an exit status means and what to do about it; `true` when trying again may help.
+    fn judge(&self, status: ExitStatus) -> (String, String, bool) {
+        let folders = [self.store.root(), self.options.runs.as_path()];
+        if let Some(path) = folders
+            .into_iter()
+            .find(|path| disk_space::is_used_up(path))
+        {
+            let what = format!("{status}, and the disk of {} is full", path.display());
+            return (
+                what,
+                "free some space and run again: finished stages are kept".to_owned(),
+                false,
+            );
+        }
+        match (status.code(), status.signal()) {
+            (Some(USAGE), _) => (
+                "exit code 2: wrong usage or bad input".to_owned(),
+                "mend what the stage complains about in the pipeline file or its data, and run again".to_owned(),
+                false,
+            ),
+            (Some(RETRY), _) => (
+                "exit code 75: a passing failure that did not pass".to_owned(),
+                "run again later: finished stages are kept".to_owned(),
+                true,
+            ),
+            (Some(code), _) => (
+                format!("exit code {code}"),
+                "the log says more; run the command above by hand to look closer".to_owned(),
+                false,
+            ),
+            (None, Some(libc::SIGKILL)) => (
+                "killed (SIGKILL), most often because the machine ran out of memory".to_owned(),
+                "run again with fewer --threads or smaller batches, or free memory".to_owned(),
+                false,
+            ),
+            (None, signal) => (
+                format!("killed by signal {}", signal.unwrap_or_default()),
+                "the log says more; run the command above by hand to look closer".to_owned(),
+                false,
+            ),
+        }
+    }
+
+    /// Checks the outputs and moves them into the store.
+    fn commit(&self, out: &Path, seconds: f64) -> Result<ActionResult, Rejected> {
+        for (_, here) in &self.action.inputs {
+            for input in here {
+                if let ActionInput::External(input) = input
+                    && let Some(changed) = input.changed_file()
+                {
+                    return Err(Rejected::Input(changed.to_owned()));
+                }
+            }
+        }
+        let description = &self.plan.program(self.action.index).description;
+        let mut files = BTreeMap::new();
+        for (role, output) in &description.outputs {
+            let file = output_file(out, role)?;
+            check_artifact(&out.join(&file), &output.schema).map_err(|message| {
+                Rejected::Output(format!("its output `{role}` is not usable: {message}"))
+            })?;
+            files.insert(role.clone(), file);
+        }
+        let mut outputs = BTreeMap::new();
+        for (role, file) in files {
+            let Blob { digest, bytes } = self.store.add_file(&out.join(&file))?;
+            let schema = description.outputs[&role].schema.clone();
+            outputs.insert(
+                role,
+                ActionOutput {
+                    digest,
+                    bytes,
+                    schema,
+                    file,
+                },
+            );
+        }
+        let summary = out.join("summary.json");
+        let summary = if summary.is_file() {
+            Some(self.store.add_file(&summary)?)
+        } else {
+            None
+        };
+        let result = ActionResult {
+            key: self.action.key,
+            outputs,
+            summary,
+            seconds,
+        };
+        self.store.publish_action(&self.action.document, &result)?;
+        Ok(result)
+    }
+
+    /// Warns when the same action made other bytes than before.
+    fn compare(&self, before: Option<&ActionResult>, result: &ActionResult) {
+        let Some(before) = before else { return };
+        for (role, output) in &result.outputs {
+            if before
+                .outputs
+                .get(role)
+                .is_some_and(|old| old.digest != output.digest)
+            {
+                (self.hear)(Event::Warning {
+                    index: self.action.index,
+                    message: format!(
+                        "`{role}` came out with other bytes than before from the same inputs: the stage is not reproducible"
+                    ),
+                });
+            }
+        }
+    }
+}
+
+/// Why the outputs of a stage that said it succeeded are not taken.
+enum Rejected {
+    Output(String),
+    Input(PathBuf),
+    Error(PipelineError),
+}
+
+impl From<StoreError> for Rejected {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::NotAFile(_) | StoreError::StillWritten(_) => {
+                Self::Output(error.to_string())
+            }
+            other => Self::Error(other.into()),
+        }
+    }
+}
+
+/// Finds the file of an output: `ROLE.parquet` or `ROLE.safetensors`.
+fn output_file(out: &Path, role: &str) -> Result<String, Rejected> {
+    let names = [format!("{role}.parquet"), format!("{role}.safetensors")];
+    let found = names.iter().find(|name| out.join(name).is_file());
+    found.cloned().ok_or_else(|| {
+        Rejected::Output(format!(
+            "exit code 0, but it wrote neither {} nor {}",
+            names[0], names[1]
+        ))
+    })
+}
+
+fn create_log(path: &Path) -> Result<File, PipelineError> {
+    let folder = path.parent().unwrap_or(path);
+    std::fs::create_dir_all(folder).map_err(|e| PipelineError::io("create", folder, e))?;
+    File::create(path).map_err(|e| PipelineError::io("create", path, e))
+}

@@ -1,0 +1,96 @@
+//! What the last run of a pipeline did: `runs/<pipeline>/run.json`.
+//!
+//! Nothing is computed from it. It says which views belong to which stage, how long stages took
+//! (for estimates), and which keys they had (for `explain`); when it is lost, so are these.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sims_artifact::Digest;
+use sims_artifact::atomic_file::write_atomically;
+use sims_artifact::store::ActionKey;
+
+use crate::PipelineError;
+use crate::plan::InstanceName;
+
+/// The version of the file; another one counts as absent.
+const FORMAT: u32 = 1;
+
+/// How a stage ended in the last run that came to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Outcome {
+    Executed,
+    Cached,
+    Failed,
+}
+
+/// What is known of one run of a stage.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct StageRecord {
+    /// The action of the last run.
+    pub(crate) key: ActionKey,
+    /// The action before the key last changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) key_before: Option<ActionKey>,
+    pub(crate) outcome: Outcome,
+    /// How long the stage ran when it was computed. Unit: seconds.
+    pub(crate) seconds: f64,
+    /// The views by path, relative to the pipeline's folder.
+    pub(crate) views: BTreeMap<PathBuf, Digest>,
+}
+
+/// What is known of a pipeline's last run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct RunRecord {
+    format: u32,
+    /// By round and stage: `round-3/sample`.
+    pub(crate) stages: BTreeMap<PathBuf, StageRecord>,
+}
+
+impl Default for RunRecord {
+    fn default() -> Self {
+        Self {
+            format: FORMAT,
+            stages: BTreeMap::new(),
+        }
+    }
+}
+
+impl RunRecord {
+    /// Reads the record in `folder` (`runs/<pipeline>`); one that is absent or damaged is empty.
+    pub(crate) fn load(folder: &Path) -> Self {
+        std::fs::read(folder.join("run.json"))
+            .ok()
+            .and_then(|bytes| serde_json::from_slice::<Self>(&bytes).ok())
+            .filter(|record| record.format == FORMAT)
+            .unwrap_or_default()
+    }
+
+    /// Writes the record into `folder`.
+    pub(crate) fn save(&self, folder: &Path) -> Result<(), PipelineError> {
+        let mut text = serde_json::to_string_pretty(self).expect("a record is plain data");
+        text.push('\n');
+        Ok(write_atomically(&folder.join("run.json"), text.as_bytes())?)
+    }
+
+    /// Returns what is known of a stage.
+    pub(crate) fn get(&self, name: &InstanceName) -> Option<&StageRecord> {
+        self.stages.get(&name.path())
+    }
+
+    /// Returns how long a stage is likely to take: as last time, else as in the nearest round before.
+    pub(crate) fn expected_seconds(&self, name: &InstanceName) -> Option<f64> {
+        let known =
+            |name: &InstanceName| Some(self.get(name)?.seconds).filter(|seconds| *seconds > 0.0);
+        known(name).or_else(|| {
+            (1..name.round?).rev().find_map(|round| {
+                known(&InstanceName {
+                    round: Some(round),
+                    stage: name.stage.clone(),
+                })
+            })
+        })
+    }
+}

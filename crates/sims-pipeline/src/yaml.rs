@@ -1,0 +1,13 @@
+//! Pipeline files as trees that remember where everything was written.
+
+mod diagnostic;
+mod node;
+mod overlay;
+mod parse;
+
+pub use diagnostic::{Diagnostic, Diagnostics, Location, SourceFile, nearest};
+pub use node::{Entry, Map, Node, Yaml};
+pub(crate) use overlay::is_full_form;
+pub use overlay::load;
+#[cfg(test)]
+pub(crate) use parse::parse;
