@@ -1,0 +1,89 @@
+//! `sims`: the command line of the runner.
+//!
+//! Each command is one file: it parses its arguments, calls [`sims_pipeline`], and prints. Data
+//! goes to stdout, all else to stderr; with `--json` stdout holds one JSON value and nothing
+//! else. `sims NAME` runs the program `sims-NAME` when `NAME` is not built in.
+
+mod exit;
+mod explain;
+mod external;
+mod fsck;
+mod plan;
+mod progress_bar;
+mod run;
+mod schema;
+mod status;
+mod text_table;
+mod workspace;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use exit::Exit;
+
+/// Self-improving model steering: runs pipelines of stages and keeps what they make
+#[derive(Debug, Parser)]
+#[command(
+    name = "sims",
+    version,
+    after_help = "Any other NAME runs the program `sims-NAME` beside `sims` or on PATH: \
+                  `sims report …`, `sims model …`.\n\n\
+                  Examples:\n  sims run pipelines/quickstart.yaml --rounds 3\n  \
+                  sims plan pipelines/quickstart.yaml --commands\n  \
+                  sims explain sample --pipeline pipelines/quickstart.yaml"
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run what is not in the store yet
+    Run(run::Arguments),
+    /// Show what a run would do
+    Plan(plan::Arguments),
+    /// Show the state of every stage
+    Status(status::Arguments),
+    /// Say why a stage would run, or why it would not
+    Explain(explain::Arguments),
+    /// Check every byte in the store
+    Fsck(fsck::Arguments),
+    /// Show what the columns of an artifact mean
+    Schema(schema::Arguments),
+    #[command(external_subcommand)]
+    External(Vec<OsString>),
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Run(arguments) => run::run(&arguments),
+        Command::Plan(arguments) => plan::run(&arguments),
+        Command::Status(arguments) => status::run(&arguments),
+        Command::Explain(arguments) => explain::run(&arguments),
+        Command::Fsck(arguments) => fsck::run(&arguments),
+        Command::Schema(arguments) => schema::run(&arguments),
+        Command::External(arguments) => external::run(&arguments),
+    };
+    match result {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            say(&format!("error: {error:#}"));
+            Exit::of(&error).into()
+        }
+    }
+}
+
+/// Writes a line to stderr; a reader that went away is no reason to fail.
+fn say(line: &str) {
+    let _nobody_listens = writeln!(std::io::stderr().lock(), "{line}");
+}
+
+/// Writes text to stdout; a reader that went away (`| head`) is no reason to fail.
+fn print(text: &str) {
+    let mut stdout = std::io::stdout().lock();
+    let _nobody_listens = writeln!(stdout, "{text}").and_then(|()| stdout.flush());
+}

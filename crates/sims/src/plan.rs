@@ -1,0 +1,129 @@
+//! `sims plan`: what a run would do.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::{Value, json};
+use sims_pipeline::{Outlook, StageOutlook};
+
+use crate::exit::Exit;
+use crate::text_table::text_table;
+use crate::workspace::{Execution, PipelineOptions, Workspace};
+use crate::{print, say};
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  sims plan pipelines/quickstart.yaml\n  \
+                  sims plan pipelines/quickstart.yaml --rounds 1 --commands > by-hand.sh")]
+pub(crate) struct Arguments {
+    /// Pipeline file
+    #[arg(value_name = "PIPELINE")]
+    pipeline: PathBuf,
+    #[command(flatten)]
+    options: PipelineOptions,
+    /// Print the command of every stage, to paste into a shell
+    #[arg(long)]
+    commands: bool,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
+    let Workspace {
+        plan,
+        store,
+        options,
+    } = Workspace::open(
+        &arguments.pipeline,
+        &arguments.options,
+        &Execution::default(),
+    )?;
+    if arguments.commands {
+        let commands = plan.commands(
+            &options.search,
+            &options.by_hand_folder(&plan),
+            &options.current,
+        );
+        if arguments.options.json {
+            let list: Vec<Value> = commands
+                .iter()
+                .map(|command| json!({"round": command.name.round.unwrap_or(0), "stage": command.name.stage, "command": command.line}))
+                .collect();
+            print(&Value::from(list).to_string());
+        } else {
+            let lines: Vec<&str> = commands
+                .iter()
+                .map(|command| command.line.as_str())
+                .collect();
+            print(&lines.join("\n"));
+        }
+        return Ok(Exit::Success);
+    }
+    let stages = plan.outlook(&store, &options)?;
+    if arguments.options.json {
+        print(&stages_as_json(&stages).to_string());
+        return Ok(Exit::Success);
+    }
+    print(&stages_as_table(&stages));
+    let of = |state| stages.iter().filter(|stage| stage.state == state).count();
+    let run = stages.len() - of(Outlook::Done);
+    let mut line = format!("{run} of {} stages would run", stages.len());
+    if of(Outlook::Waiting) > 0 {
+        line.push_str("; those that wait do not, if what they wait for reproduces the same bytes");
+    }
+    let seconds: f64 = stages
+        .iter()
+        .filter(|stage| stage.state != Outlook::Done)
+        .filter_map(|stage| stage.seconds)
+        .sum();
+    if seconds > 0.0 {
+        line.push_str(&format!("; about {seconds:.0} s, from earlier runs"));
+    }
+    say(&line);
+    Ok(Exit::Success)
+}
+
+/// One object a stage: round (0: once), stage, key, state, seconds (taken, or expected), bytes.
+pub(crate) fn stages_as_json(stages: &[StageOutlook]) -> Value {
+    stages
+        .iter()
+        .map(|stage| {
+            json!({
+                "round": stage.name.round.unwrap_or(0),
+                "stage": stage.name.stage,
+                "key": stage.key.map(|key| key.to_string()),
+                "state": stage.state,
+                "seconds": stage.seconds,
+                "bytes": stage.bytes,
+            })
+        })
+        .collect()
+}
+
+/// One line a stage.
+pub(crate) fn stages_as_table(stages: &[StageOutlook]) -> String {
+    let rows: Vec<Vec<String>> = stages
+        .iter()
+        .map(|stage| {
+            vec![
+                stage.name.to_string(),
+                state_in_words(stage.state).to_owned(),
+                stage.key.map_or_else(String::new, |key| key.short(12)),
+                stage
+                    .seconds
+                    .map_or_else(String::new, |seconds| format!("{seconds:.1}")),
+                stage
+                    .bytes
+                    .map_or_else(String::new, |bytes| bytes.to_string()),
+            ]
+        })
+        .collect();
+    text_table(&["stage", "state", "key", ">seconds", ">bytes"], &rows)
+}
+
+fn state_in_words(state: Outlook) -> &'static str {
+    match state {
+        Outlook::Done => "done",
+        Outlook::Running => "running",
+        Outlook::Failed => "failed",
+        Outlook::Ready => "ready",
+        Outlook::Waiting => "waiting",
+    }
+}

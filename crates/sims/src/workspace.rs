@@ -1,0 +1,158 @@
+//! Where things are: the pipeline, the store, the views, the stage programs.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Args;
+use sims_artifact::store::Store;
+use sims_pipeline::pipeline::workspace_of;
+use sims_pipeline::{Plan, PlanOptions, ProgramSearch, RunOptions};
+
+use crate::exit::UsageError;
+
+/// The pauses before a stage that asks for it is tried again.
+const RETRY_DELAYS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(5)];
+
+/// The option that every command has.
+#[derive(Debug, Args)]
+pub(crate) struct StoreOption {
+    /// Folder of the store [default: $SIMS_STORE, else .sims in the pipeline's workspace]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) store: Option<PathBuf>,
+}
+
+/// The options of commands about a pipeline.
+///
+/// The workspace of a pipeline file is the parent of the nearest folder above it that is named
+/// `pipelines`, else the file's own folder. Relative paths in the file start there.
+#[derive(Debug, Args)]
+pub(crate) struct PipelineOptions {
+    #[command(flatten)]
+    pub(crate) store: StoreOption,
+    /// Folder of the views [default: runs in the pipeline's workspace]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) runs: Option<PathBuf>,
+    /// Rounds to run instead of the pipeline's
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) rounds: Option<u32>,
+    /// Where stages compute: auto, cpu or cuda[:N]
+    #[arg(long, default_value = "auto")]
+    pub(crate) device: String,
+    /// Print JSON on stdout, and nothing else there
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// How stages are run, without changing what they compute.
+#[derive(Debug, Default)]
+pub(crate) struct Execution {
+    /// Stages that run at the same time.
+    pub(crate) jobs: usize,
+    /// Worker threads of each stage.
+    pub(crate) threads: Option<usize>,
+}
+
+/// A planned pipeline with its store.
+pub(crate) struct Workspace {
+    pub(crate) plan: Plan,
+    pub(crate) store: Store,
+    pub(crate) options: RunOptions,
+}
+
+impl Workspace {
+    /// Reads the pipeline file and plans it.
+    pub(crate) fn open(
+        pipeline: &Path,
+        options: &PipelineOptions,
+        execution: &Execution,
+    ) -> anyhow::Result<Self> {
+        let current = current_folder()?;
+        if !pipeline.is_file() {
+            return Err(UsageError(format!("no pipeline file at {}", pipeline.display())).into());
+        }
+        let root = workspace_of(pipeline);
+        let store_folder = options.store.given().unwrap_or_else(|| root.join(".sims"));
+        let store = Store::open(&store_folder)?;
+        let search = program_search();
+        let plan = Plan::load(
+            pipeline,
+            &PlanOptions {
+                rounds: options.rounds,
+                search: &search,
+                device: &options.device,
+                current: &current,
+                cache: &store.cache_folder(),
+            },
+        )?;
+        let runs = options.runs.clone().unwrap_or_else(|| root.join("runs"));
+        let options = RunOptions {
+            runs: std::path::absolute(&runs)
+                .with_context(|| format!("cannot find {}", runs.display()))?,
+            search,
+            current,
+            device: options.device.clone(),
+            threads: execution.threads,
+            jobs: execution.jobs,
+            retry_delays: RETRY_DELAYS.to_vec(),
+        };
+        Ok(Self {
+            plan,
+            store,
+            options,
+        })
+    }
+}
+
+impl StoreOption {
+    /// Returns the folder that `--store` or `SIMS_STORE` names.
+    pub(crate) fn given(&self) -> Option<PathBuf> {
+        let from_environment = || std::env::var_os("SIMS_STORE").filter(|value| !value.is_empty());
+        self.store
+            .clone()
+            .or_else(|| from_environment().map(PathBuf::from))
+    }
+
+    /// Opens the store of a command that names no pipeline: the nearest `.sims` above the current
+    /// folder when none is given.
+    pub(crate) fn open_existing(&self) -> anyhow::Result<Store> {
+        let folder = match self.given() {
+            Some(folder) => folder,
+            None => {
+                let current = current_folder()?;
+                let found = current
+                    .ancestors()
+                    .map(|folder| folder.join(".sims"))
+                    .find(|folder| folder.is_dir());
+                found.ok_or_else(|| {
+                    UsageError(
+                        "no store here: run a pipeline first, or name one with --store".to_owned(),
+                    )
+                })?
+            }
+        };
+        if !folder.is_dir() {
+            return Err(UsageError(format!("no store at {}", folder.display())).into());
+        }
+        Ok(Store::open(&folder)?)
+    }
+}
+
+/// Returns where stage programs are looked for: beside `sims`, then on `PATH`.
+pub(crate) fn program_search() -> ProgramSearch {
+    let own = std::env::current_exe()
+        .ok()
+        .and_then(|path| path.canonicalize().ok());
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    ProgramSearch {
+        beside: own.and_then(|path| path.parent().map(Path::to_owned)),
+        path: std::env::split_paths(&path)
+            .filter(|folder| folder.is_absolute())
+            .collect(),
+    }
+}
+
+/// Returns the current folder.
+pub(crate) fn current_folder() -> anyhow::Result<PathBuf> {
+    std::env::current_dir().context("cannot find the current folder")
+}
