@@ -1,6 +1,6 @@
 //! `sims-model info`: the figures of a model, from its config and the headers of its weight files.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -8,6 +8,7 @@ use anyhow::Context;
 use memmap2::Mmap;
 use safetensors::SafeTensors;
 use serde::Serialize;
+use serde_json::Value;
 use sims_artifact::{Digest, ModelManifest};
 use sims_model::Config;
 
@@ -73,7 +74,7 @@ impl Info {
     fn of(directory: &Path) -> anyhow::Result<Self> {
         let config = Config::open(directory)?;
         let manifest = ModelManifest::of_dir(directory)?;
-        let weights = Weights::of(directory, &manifest, config.tie_word_embeddings)?;
+        let weights = Weights::of(directory, config.tie_word_embeddings)?;
         Ok(Self {
             architecture: architecture(directory)?.unwrap_or_else(|| config.model_type.clone()),
             layers: config.num_hidden_layers,
@@ -101,17 +102,13 @@ struct Weights {
 }
 
 impl Weights {
-    fn of(directory: &Path, manifest: &ModelManifest, tied: bool) -> anyhow::Result<Self> {
+    fn of(directory: &Path, tied: bool) -> anyhow::Result<Self> {
         let (mut parameters, mut bytes) = (0, 0);
         let mut bytes_by_dtype: BTreeMap<String, usize> = BTreeMap::new();
-        for name in manifest
-            .files
-            .keys()
-            .filter(|name| name.ends_with(".safetensors"))
-        {
+        for name in weight_files(directory)? {
             let path = directory.join(name);
-            let file =
-                File::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            let file = File::open(&path)
+                .map_err(|error| bad_input(format!("cannot read {}: {error}", path.display())))?;
             // SAFETY: the file is only read, and nothing writes to a model directory in use.
             let map = unsafe { Mmap::map(&file) }
                 .with_context(|| format!("cannot map {}", path.display()))?;
@@ -141,11 +138,28 @@ impl Weights {
     }
 }
 
+/// Names of the weight files: the one, or those that the index lists.
+fn weight_files(directory: &Path) -> anyhow::Result<BTreeSet<String>> {
+    let index = directory.join("model.safetensors.index.json");
+    if directory.join("model.safetensors").exists() || !index.exists() {
+        return Ok(BTreeSet::from(["model.safetensors".to_owned()]));
+    }
+    let files = read_json(&index)?;
+    let names = files["weight_map"].as_object().into_iter().flatten();
+    Ok(names
+        .filter_map(|(_, file)| file.as_str().map(str::to_owned))
+        .collect())
+}
+
 /// The first of the architectures that config.json lists.
 fn architecture(directory: &Path) -> anyhow::Result<Option<String>> {
-    let path = directory.join("config.json");
-    let text = std::fs::read_to_string(&path)
-        .with_context(|| format!("cannot read {}", path.display()))?;
-    let config: serde_json::Value = serde_json::from_str(&text)?;
+    let config = read_json(&directory.join("config.json"))?;
     Ok(config["architectures"][0].as_str().map(str::to_owned))
+}
+
+fn read_json(path: &Path) -> anyhow::Result<Value> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| bad_input(format!("cannot read {}: {error}", path.display())))?;
+    serde_json::from_str(&text)
+        .map_err(|error| bad_input(format!("{} is not valid: {error}", path.display())))
 }
