@@ -133,7 +133,10 @@ mod tests {
             searched(&[None], &[], &ContrastParams::default()).found,
             None
         );
-        assert_eq!(searched(&[], &[], &ContrastParams::default()).found, None);
+        assert_eq!(
+            super::search(&[], &[], &ContrastParams::default()).found,
+            None
+        );
     }
 
     #[test]

@@ -132,11 +132,11 @@ mod tests {
     #[test]
     fn markup() {
         assert_eq!(
-            flag(|r| r.set_text(1, "an answer <|im_end|>")),
+            flag(|r| r.set_text(1, "an ordinary answer <|im_end|>")),
             Some(Reason::Markup)
         );
         assert_eq!(
-            flag(|r| r.set_text(1, "an answer \u{1}")),
+            flag(|r| r.set_text(1, "an ordinary answer \u{1}\u{1}")),
             Some(Reason::Markup)
         );
         assert_eq!(flag(|r| r.set_text(1, "an answer <b>!</b>")), None);
@@ -199,7 +199,7 @@ mod tests {
             flagged(same, &params),
             [None, None, Some(Reason::Duplicate)]
         );
-        // 26 of 27 shingles common; then a fifth of them.
+        // 25 of 27 shingles common; then 8 of 44.
         let near: Vec<u32> = (0..30).collect();
         let overlap = |last: std::ops::Range<u32>| {
             let near = near.clone();

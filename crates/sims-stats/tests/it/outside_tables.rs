@@ -36,14 +36,9 @@ fn kappa_and_its_standard_error() -> Result<(), StatsError> {
             .map(|row| numbers(row).into_iter().map(|count| count as u64).collect())
             .collect();
         let kappa = cohen_kappa_of_table(&table)?;
-        close(kappa.kappa, number(case, "kappa"), 1e-9);
-        if case["statsmodels"]["std_kappa"].is_number() {
-            close(
-                kappa.standard_error,
-                number(&case["statsmodels"], "std_kappa"),
-                1e-9,
-            );
-        }
+        let expected = &case["statsmodels"];
+        close(kappa.kappa, number(expected, "kappa"), 1e-9);
+        close(kappa.standard_error, number(expected, "std_kappa"), 1e-9);
     }
     Ok(())
 }
@@ -82,7 +77,8 @@ fn paired_comparison() -> Result<(), StatsError> {
     close(low, expected[0], 0.0015);
     close(high, expected[1], 0.0015);
     let differences: Vec<f64> = a.iter().zip(&b).map(|(a, b)| a - b).collect();
-    let p = sign_flip_p_value(&differences, 20_000, 5)?;
+    // The table's value has Monte-Carlo error of its own (scipy with 100,000 resamples: 0.1635).
+    let p = sign_flip_p_value(&differences, 100_000, 5)?;
     close(p, number(case, "sign_flip_permutation_p"), 0.01);
     Ok(())
 }
