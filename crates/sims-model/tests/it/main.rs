@@ -1,0 +1,10 @@
+//! The engine as its users see it, on small random models.
+
+mod bad_model;
+mod capture;
+mod fixtures;
+mod generation;
+mod invariance;
+mod parity;
+mod random_model;
+mod scoring;

@@ -1,0 +1,171 @@
+//! Against transformers: logits, every block's output, greedy tokens, on every kind of checkpoint.
+
+use sims_model::decoder::Kernels;
+use sims_model::{Batch, Dtype, KvCache};
+
+use crate::fixtures::{CaptureAll, Fixture, NAMES, PROMPTS, assert_close, batch_of, logits, run};
+
+/// What f32 sums in another order may move a logit by; logits and states are of size 5 to 20.
+const F32_TOLERANCE: f32 = 1e-4;
+
+/// The fast form and the plain one.
+const BOTH: [Kernels; 2] = [Kernels::Fastest, Kernels::Candle];
+
+#[test]
+fn logits_and_every_block_match_transformers() {
+    for name in NAMES {
+        let fixture = Fixture::open(name);
+        for kernels in BOTH {
+            let decoder = fixture.decoder(Dtype::F32, kernels);
+            for (i, prompt) in fixture.prompts().into_iter().enumerate() {
+                let what = format!("{name}, prompt {i}, {kernels:?}");
+                let mut capture = CaptureAll::default();
+                let found = logits(&decoder, &[prompt], Some(&mut capture));
+                assert_close(
+                    &found,
+                    &fixture.rows(&format!("logits.{i}")).unwrap(),
+                    F32_TOLERANCE,
+                    &what,
+                );
+                let blocks = capture.blocks.concat();
+                assert_close(
+                    &blocks,
+                    &fixture.rows(&format!("blocks.{i}")).unwrap(),
+                    F32_TOLERANCE,
+                    &what,
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_ragged_batch_matches_transformers_with_padding() {
+    for name in NAMES {
+        let fixture = Fixture::open(name);
+        let padded = fixture.rows("last_logits_padded").unwrap();
+        let prompts = fixture.prompts();
+        for kernels in BOTH {
+            let found = logits(&fixture.decoder(Dtype::F32, kernels), &prompts, None);
+            let last: Vec<_> = batch_of(&prompts)
+                .segments
+                .iter()
+                .map(|segment| found[segment.rows.end - 1].clone())
+                .collect();
+            assert_close(
+                &last,
+                &padded,
+                F32_TOLERANCE,
+                &format!("{name}, {kernels:?}"),
+            );
+        }
+    }
+}
+
+#[test]
+fn greedy_tokens_match_transformers_up_to_near_ties() {
+    const NEAR_TIE: f32 = 1e-4;
+    for name in NAMES {
+        let fixture = Fixture::open(name);
+        for kernels in BOTH {
+            let found = greedy(&fixture, kernels);
+            for (i, found) in found.into_iter().enumerate() {
+                let expected = fixture.tokens(&format!("greedy.{i}"));
+                let gaps = &fixture.rows(&format!("greedy_gaps.{i}")).unwrap()[0];
+                let compared = gaps
+                    .iter()
+                    .position(|&gap| gap < NEAR_TIE)
+                    .unwrap_or(expected.len());
+                assert_eq!(
+                    found[..compared],
+                    expected[..compared],
+                    "{name}, prompt {i}, {kernels:?}"
+                );
+            }
+        }
+    }
+}
+
+/// Continues all prompts together, one token a step; each sequence's slots lie one after another.
+fn greedy(fixture: &Fixture, kernels: Kernels) -> Vec<Vec<u32>> {
+    let decoder = fixture.decoder(Dtype::F32, kernels);
+    let prompts = fixture.prompts();
+    let steps = fixture.tokens("greedy.0").len();
+    let room = prompts.iter().map(Vec::len).max().unwrap() + steps;
+    let mut cache = KvCache::new(&decoder, PROMPTS * room);
+    let mut batch = Batch::default();
+    for (i, prompt) in prompts.iter().enumerate() {
+        batch.push(prompt, vec![], i * room, usize::MAX);
+    }
+    let mut generated = vec![Vec::new(); PROMPTS];
+    for _ in 0..steps {
+        let rows = run(&decoder, &batch, &mut cache, None);
+        let mut next = Batch::default();
+        for (i, segment) in batch.segments.iter().enumerate() {
+            let logits = &rows[segment.rows.end - 1];
+            let best = (0..logits.len())
+                .max_by(|&a, &b| logits[a].total_cmp(&logits[b]))
+                .unwrap() as u32;
+            generated[i].push(best);
+            let written = i * room..segment.slots.end;
+            next.push(&[best], vec![written.clone()], written.end, usize::MAX);
+        }
+        batch = next;
+    }
+    generated
+}
+
+#[test]
+fn bf16_is_f32_arithmetic_on_rounded_weights() {
+    for name in NAMES {
+        let fixture = Fixture::open(name);
+        for kernels in BOTH {
+            let found = logits(
+                &fixture.decoder(Dtype::Bf16, kernels),
+                &fixture.prompts(),
+                None,
+            );
+            let expected: Vec<_> = (0..PROMPTS)
+                .flat_map(|i| {
+                    // Checkpoints stored in bf16 have only the one reference.
+                    let rounded = fixture.rows(&format!("logits_bf16.{i}"));
+                    rounded
+                        .or_else(|| fixture.rows(&format!("logits.{i}")))
+                        .unwrap()
+                })
+                .collect();
+            assert_close(
+                &found,
+                &expected,
+                F32_TOLERANCE,
+                &format!("{name}, {kernels:?}"),
+            );
+        }
+    }
+}
+
+#[test]
+fn bf16_weights_move_logits_by_two_percent_at_most() {
+    for name in NAMES {
+        let fixture = Fixture::open(name);
+        let prompts = fixture.prompts();
+        let rounded = logits(
+            &fixture.decoder(Dtype::Bf16, Kernels::Fastest),
+            &prompts,
+            None,
+        )
+        .concat();
+        let exact = logits(
+            &fixture.decoder(Dtype::F32, Kernels::Fastest),
+            &prompts,
+            None,
+        )
+        .concat();
+        let norm = |values: &mut dyn Iterator<Item = f32>| {
+            values.map(|value| value * value).sum::<f32>().sqrt()
+        };
+        let distance = norm(&mut rounded.iter().zip(&exact).map(|(a, b)| a - b));
+        let relative = distance / norm(&mut exact.iter().copied());
+        assert!(relative < 2e-2, "{name}: {relative}");
+    }
+}
