@@ -1,1 +1,20 @@
-//! Fits a steering function to hidden states
+//! Fits a steering function to hidden states.
+//!
+//! [`Fit`] is the stage. [`states`] opens what extraction wrote, [`layer`] measures one layer and checks it
+//! against shuffled labels, [`operators`] turns a layer's states into an edit, and [`compose`] puts the edits on
+//! top of the incumbent. States of one layer are in memory at a time.
+
+pub mod compose;
+mod error;
+pub mod layer;
+pub mod operators;
+mod params;
+mod report;
+mod stage;
+pub mod states;
+
+pub use error::FitStageError;
+pub use params::{
+    Averaged, Edge, FitParams, Labels, NormalChoice, OperatorChoice, Relation, Rule, TargetAngle,
+};
+pub use stage::Fit;

@@ -5,9 +5,9 @@
 //! plain loops in `f32`: each row is computed alone and in a fixed order, so that results depend neither
 //! on the batch nor on the number of threads.
 
-use crate::random::Stream;
 use candle_core::cpu::erf::erf_f64;
 use rayon::prelude::*;
+use sims_stats::random::Stream;
 use std::f64::consts::{FRAC_1_SQRT_2, PI};
 
 /// Multiply-adds from which a layer is worth spreading over threads.
@@ -45,7 +45,10 @@ impl Linear {
             }
         };
         if rows * outputs * inputs >= PARALLEL_WORK {
-            by_output.par_chunks_mut(rows.max(1)).enumerate().for_each(fill);
+            by_output
+                .par_chunks_mut(rows.max(1))
+                .enumerate()
+                .for_each(fill);
         } else {
             by_output.chunks_mut(rows.max(1)).enumerate().for_each(fill);
         }
@@ -78,15 +81,23 @@ impl AngleNet {
     ///
     /// `depth` counts the linear layers; widths are `hidden, hidden/2, hidden/4, …, 1`, at least 1.
     pub fn random(hidden: usize, depth: usize, stream: &mut Stream) -> Self {
-        let widths: Vec<usize> = (0..depth).map(|layer| (hidden >> layer).max(1)).chain([1]).collect();
+        let widths: Vec<usize> = (0..depth)
+            .map(|layer| (hidden >> layer).max(1))
+            .chain([1])
+            .collect();
         let layers = widths
             .windows(2)
             .map(|pair| {
                 let bound = 1.0 / (pair[0] as f64).sqrt();
                 let mut draw = |count: usize| -> Vec<f32> {
-                    (0..count).map(|_| ((2.0 * stream.uniform() - 1.0) * bound) as f32).collect()
+                    (0..count)
+                        .map(|_| ((2.0 * stream.next_f64() - 1.0) * bound) as f32)
+                        .collect()
                 };
-                Linear { weight: draw(pair[0] * pair[1]), bias: draw(pair[1]) }
+                Linear {
+                    weight: draw(pair[0] * pair[1]),
+                    bias: draw(pair[1]),
+                }
             })
             .collect();
         Self { layers }
@@ -112,14 +123,26 @@ impl AngleNet {
     ///
     /// `rows`: `[rows, hidden]`, already scaled as in training.
     pub fn angles(&self, rows: &[f32]) -> Vec<f64> {
-        self.forward(rows, None).iter().map(|&logit| PI * sigmoid(f64::from(logit))).collect()
+        self.forward(rows, None)
+            .iter()
+            .map(|&logit| PI * sigmoid(f64::from(logit)))
+            .collect()
     }
 
     /// Computes the angles and keeps what [`AngleNet::backward`] needs.
     pub(crate) fn traced_angles(&self, rows: &[f32]) -> (Vec<f64>, Trace) {
-        let mut trace = Trace { inputs: Vec::new(), outputs: Vec::new() };
+        let mut trace = Trace {
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+        };
         let logits = self.forward(rows, Some(&mut trace));
-        (logits.iter().map(|&logit| PI * sigmoid(f64::from(logit))).collect(), trace)
+        (
+            logits
+                .iter()
+                .map(|&logit| PI * sigmoid(f64::from(logit)))
+                .collect(),
+            trace,
+        )
     }
 
     fn forward(&self, rows: &[f32], mut trace: Option<&mut Trace>) -> Vec<f32> {
@@ -201,7 +224,9 @@ impl AngleNet {
 
     /// Iterates over the parameter groups: weight and bias of each layer in turn.
     pub(crate) fn groups_mut(&mut self) -> impl Iterator<Item = &mut Vec<f32>> {
-        self.layers.iter_mut().flat_map(|layer| [&mut layer.weight, &mut layer.bias])
+        self.layers
+            .iter_mut()
+            .flat_map(|layer| [&mut layer.weight, &mut layer.bias])
     }
 }
 
@@ -210,8 +235,12 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
     const LANES: usize = 16;
     let mut lanes = [0.0f32; LANES];
     let (a_blocks, b_blocks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    let tail: f32 =
-        a_blocks.remainder().iter().zip(b_blocks.remainder()).map(|(x, y)| x * y).sum();
+    let tail: f32 = a_blocks
+        .remainder()
+        .iter()
+        .zip(b_blocks.remainder())
+        .map(|(x, y)| x * y)
+        .sum();
     for (x, y) in a_blocks.zip(b_blocks) {
         for lane in 0..LANES {
             lanes[lane] += x[lane] * y[lane];
@@ -250,22 +279,29 @@ fn gelu_slope(x: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::random::{NormalDraw, stream};
 
     fn rows(count: usize, hidden: usize) -> Vec<f32> {
-        let mut stream = Stream::new(4, "rows");
-        (0..count * hidden).map(|_| stream.normal() as f32).collect()
+        let mut stream = stream(4, "rows");
+        (0..count * hidden)
+            .map(|_| stream.normal() as f32)
+            .collect()
     }
 
     #[test]
     fn widths_halve_to_one_output() {
-        let net = AngleNet::random(32, 4, &mut Stream::new(0, "net"));
-        let shapes: Vec<_> = net.layers.iter().map(|l| (l.inputs(), l.outputs())).collect();
+        let net = AngleNet::random(32, 4, &mut stream(0, "net"));
+        let shapes: Vec<_> = net
+            .layers
+            .iter()
+            .map(|l| (l.inputs(), l.outputs()))
+            .collect();
         assert_eq!(shapes, [(32, 16), (16, 8), (8, 4), (4, 1)]);
     }
 
     #[test]
     fn rows_do_not_depend_on_their_batch() {
-        let net = AngleNet::random(33, 3, &mut Stream::new(1, "net"));
+        let net = AngleNet::random(33, 3, &mut stream(1, "net"));
         let data = rows(5, 33);
         let together = net.angles(&data);
         for row in 0..5 {
@@ -275,7 +311,7 @@ mod tests {
 
     #[test]
     fn start_angle_is_met() {
-        let mut net = AngleNet::random(32, 4, &mut Stream::new(2, "net"));
+        let mut net = AngleNet::random(32, 4, &mut stream(2, "net"));
         net.start_at(0.3);
         for angle in net.angles(&rows(20, 32)) {
             assert!((angle - 0.3).abs() < 0.1, "{angle}");
@@ -285,7 +321,7 @@ mod tests {
     /// The backward pass against central differences of the sum of all angles.
     #[test]
     fn gradient_matches_finite_differences() {
-        let mut net = AngleNet::random(8, 3, &mut Stream::new(3, "net"));
+        let mut net = AngleNet::random(8, 3, &mut stream(3, "net"));
         let data = rows(4, 8);
         let (angles, trace) = net.traced_angles(&data);
         let mut gradient = net.zeros_like();
@@ -301,7 +337,10 @@ mod tests {
                 let slope = (total(start + step) - total(start - step)) / f64::from(2.0 * step);
                 total(start);
                 let ours = f64::from(gradient.layers[layer].weight[index]);
-                assert!((slope - ours).abs() < 2e-3 * (1.0 + ours.abs()), "{slope} {ours}");
+                assert!(
+                    (slope - ours).abs() < 2e-3 * (1.0 + ours.abs()),
+                    "{slope} {ours}"
+                );
             }
         }
     }

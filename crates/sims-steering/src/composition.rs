@@ -132,7 +132,9 @@ fn back_off_layer(edits: &mut [Edit], kept: &[Edit], alpha: f64) -> Option<()> {
         edits[last] = Edit::new(Operator::Additive(between));
         kept.len()
     };
-    edits[own..].iter_mut().for_each(|edit| edit.strength *= alpha);
+    edits[own..]
+        .iter_mut()
+        .for_each(|edit| edit.strength *= alpha);
     Some(())
 }
 
@@ -146,7 +148,11 @@ fn back_off_layer(edits: &mut [Edit], kept: &[Edit], alpha: f64) -> Option<()> {
 /// [`FitError::Operator`] if the limit is NaN.
 pub fn shift_factor(incumbent: &[f64], addition: &[f64], limit: f64) -> Result<f64, FitError> {
     if limit.is_nan() {
-        return Err(SteeringError::Degenerate { what: "the largest shift", value: limit }.into());
+        return Err(SteeringError::Degenerate {
+            what: "the largest shift",
+            value: limit,
+        }
+        .into());
     }
     let product = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f64>();
     // ‖incumbent + t·addition‖² = c + 2bt + at² ≤ limit²
@@ -174,7 +180,9 @@ mod tests {
     fn rotation(angle: f64) -> Edit {
         let rule = AngleRule::Fixed { angle };
         let normal = vec![1.0, 0.5];
-        Edit::new(Operator::Householder(Householder::new(normal, 0.2, rule, None, None).unwrap()))
+        Edit::new(Operator::Householder(
+            Householder::new(normal, 0.2, rule, None, None).unwrap(),
+        ))
     }
 
     fn steering(edits: &[(usize, Edit)]) -> Steering {
@@ -209,7 +217,9 @@ mod tests {
     #[test]
     fn rotations_are_appended_in_order() {
         let first = steering(&[(4, rotation(0.1))]);
-        let second = steering(&[(4, rotation(0.2)), (4, vector(&[1.0, 1.0]))]).scaled(0.5).unwrap();
+        let second = steering(&[(4, rotation(0.2)), (4, vector(&[1.0, 1.0]))])
+            .scaled(0.5)
+            .unwrap();
         let stacked = first.stack(&second).unwrap();
         let strengths: Vec<f64> = stacked.edits(4).iter().map(|edit| edit.strength).collect();
         assert_eq!(strengths, [1.0, 0.5, 0.5]);
@@ -228,7 +238,11 @@ mod tests {
     #[test]
     fn back_off_keeps_the_incumbent() {
         let incumbent = steering(&[(4, vector(&[1.0, 0.0])), (3, rotation(0.1))]);
-        let round = steering(&[(4, vector(&[0.0, 2.0])), (3, rotation(0.2)), (5, vector(&[1.0, 1.0]))]);
+        let round = steering(&[
+            (4, vector(&[0.0, 2.0])),
+            (3, rotation(0.2)),
+            (5, vector(&[1.0, 1.0])),
+        ]);
         let candidate = incumbent.stack(&round).unwrap();
         let weaker = candidate.back_off(Some(&incumbent), 0.25).unwrap();
         assert_eq!(vector_at(&weaker, 4, 0), [1.0, 0.5]);

@@ -24,7 +24,9 @@ pub enum SteeringError {
         found: usize,
     },
     /// A layer that the model does not have.
-    #[error("layer {layer} is out of range: the model has {num_hidden_layers} layers, numbered from 0")]
+    #[error(
+        "layer {layer} is out of range: the model has {num_hidden_layers} layers, numbered from 0"
+    )]
     LayerRange {
         /// The layer.
         layer: usize,
@@ -135,6 +137,9 @@ pub enum FitError {
         /// The epoch, from 1.
         epoch: usize,
     },
+    /// A held-out figure cannot be computed.
+    #[error(transparent)]
+    Statistics(#[from] sims_stats::StatsError),
     /// The fitted parameters do not make an operator.
     #[error(transparent)]
     Operator(#[from] SteeringError),

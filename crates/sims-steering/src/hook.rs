@@ -1,9 +1,9 @@
 //! The hook that applies a steering to the residual stream during a forward pass.
 
+use crate::SteeringError;
 use crate::operator::{Edit, EditCounts};
 use crate::real::norm;
 use crate::steering::Steering;
-use crate::SteeringError;
 use candle_core::{CpuStorage, Device, Storage, Tensor, WithDType};
 use sims_model::{Hook, ModelError, Segment};
 use std::collections::BTreeMap;
@@ -97,7 +97,9 @@ impl SteeringHook {
     /// [`SteeringError::NeverApplied`] if the steering has layers to edit and none was offered.
     pub fn check_applied(&self) -> Result<(), SteeringError> {
         if self.applications == 0 && !self.layers.is_empty() {
-            return Err(SteeringError::NeverApplied { layers: self.layers.keys().copied().collect() });
+            return Err(SteeringError::NeverApplied {
+                layers: self.layers.keys().copied().collect(),
+            });
         }
         Ok(())
     }
@@ -121,8 +123,9 @@ impl SteeringHook {
         let mut edited = data.to_vec();
         let mut values = rows.iter();
         for range in ranges {
-            for (target, &value) in
-                edited[range.start * hidden..range.end * hidden].iter_mut().zip(values.by_ref())
+            for (target, &value) in edited[range.start * hidden..range.end * hidden]
+                .iter_mut()
+                .zip(values.by_ref())
             {
                 // A value that an edit left alone keeps its bits: f32 holds every bf16 and f16.
                 *target = T::from_f64(f64::from(value));
@@ -191,8 +194,14 @@ impl Hook for SteeringHook {
         }
         let width = hidden.dims().last().copied().unwrap_or(0);
         if width != self.hidden_size {
-            let error = SteeringError::HiddenSize { expected: self.hidden_size, found: width };
-            return Err(ModelError::Hook { layer, message: error.to_string() });
+            let error = SteeringError::HiddenSize {
+                expected: self.hidden_size,
+                found: width,
+            };
+            return Err(ModelError::Hook {
+                layer,
+                message: error.to_string(),
+            });
         }
         Ok(Some(self.edit_tensor(layer, hidden, &ranges)?))
     }
@@ -205,8 +214,12 @@ fn measure(sizes: &mut EditSizes, before: &[f32], after: &[f32], hidden: usize) 
         if !new_norm.is_finite() {
             sizes.non_finite_rows += 1;
         } else if old_norm > 0.0 {
-            let difference: f64 =
-                old.iter().zip(new).map(|(a, b)| f64::from(b - a).powi(2)).sum::<f64>().sqrt();
+            let difference: f64 = old
+                .iter()
+                .zip(new)
+                .map(|(a, b)| f64::from(b - a).powi(2))
+                .sum::<f64>()
+                .sqrt();
             sizes.relative_shift_sum += difference / old_norm;
             sizes.largest_norm_ratio = sizes.largest_norm_ratio.max(new_norm / old_norm);
             sizes.smallest_norm_ratio = sizes.smallest_norm_ratio.min(new_norm / old_norm);

@@ -22,10 +22,10 @@
 //!
 //! Where a row stands is its *elevation*: the angle above the plane, `asin(ŵᵀa/‖a‖)` in `[−π/2, π/2]`.
 
+use crate::SteeringError;
 use crate::angle_net::AngleNet;
 use crate::operator::EditCounts;
 use crate::real::{Real, dot, norm};
-use crate::SteeringError;
 
 /// Below this sine between `a` and `ŵ` the turning direction is undefined and the row stays as it is.
 const DEGENERATE_SINE: f64 = 1e-6;
@@ -92,7 +92,11 @@ impl Stance {
             .zip(normal)
             .map(|(a, w)| (w.to_f64() * inverse_norm - along * a.to_f64()).powi(2))
             .sum();
-        Some(Self { norm, cosine, sine: residual.sqrt() })
+        Some(Self {
+            norm,
+            cosine,
+            sine: residual.sqrt(),
+        })
     }
 
     fn elevation(&self) -> f64 {
@@ -144,8 +148,22 @@ impl Householder {
     ///
     /// # Errors
     /// [`SteeringError::Degenerate`] if the normal is zero or not finite, or the shapes disagree.
-    pub fn faithful(normal: Vec<f32>, net: AngleNet, input_scale: f64) -> Result<Self, SteeringError> {
-        Self::new(normal, 0.0, AngleRule::Net { net, input_scale, scale: 1.0 }, None, None)
+    pub fn faithful(
+        normal: Vec<f32>,
+        net: AngleNet,
+        input_scale: f64,
+    ) -> Result<Self, SteeringError> {
+        Self::new(
+            normal,
+            0.0,
+            AngleRule::Net {
+                net,
+                input_scale,
+                scale: 1.0,
+            },
+            None,
+            None,
+        )
     }
 
     /// Builds the general form.
@@ -166,12 +184,22 @@ impl Householder {
     ) -> Result<Self, SteeringError> {
         let length = norm(&normal);
         if !(length.is_finite() && length > 0.0) {
-            return Err(SteeringError::Degenerate { what: "the normal's length", value: length });
+            return Err(SteeringError::Degenerate {
+                what: "the normal's length",
+                value: length,
+            });
         }
         let mut numbers = vec![("the edge", edge)];
         match &angle {
-            AngleRule::Net { net, input_scale, scale } => {
-                numbers.extend([("the network's input scale", *input_scale), ("the angle's scale", *scale)]);
+            AngleRule::Net {
+                net,
+                input_scale,
+                scale,
+            } => {
+                numbers.extend([
+                    ("the network's input scale", *input_scale),
+                    ("the angle's scale", *scale),
+                ]);
                 if net.hidden_size() != normal.len() {
                     return Err(SteeringError::HiddenSize {
                         expected: normal.len(),
@@ -181,7 +209,10 @@ impl Householder {
             }
             AngleRule::Fixed { angle } => numbers.push(("the angle", *angle)),
             AngleRule::Remaining { target, scale } => {
-                numbers.extend([("the target elevation", *target), ("the angle's scale", *scale)]);
+                numbers.extend([
+                    ("the target elevation", *target),
+                    ("the angle's scale", *scale),
+                ]);
             }
         }
         numbers.extend(kappa.map(|value| ("kappa", value)));
@@ -189,7 +220,14 @@ impl Householder {
         if let Some((what, value)) = numbers.into_iter().find(|(_, value)| !value.is_finite()) {
             return Err(SteeringError::Degenerate { what, value });
         }
-        Ok(Self { inverse_norm: 1.0 / length, normal, edge, angle, kappa, max_angle })
+        Ok(Self {
+            inverse_norm: 1.0 / length,
+            normal,
+            edge,
+            angle,
+            kappa,
+            max_angle,
+        })
     }
 
     /// Returns the normal of the plane, `[hidden]`.
@@ -250,7 +288,10 @@ impl Householder {
 
     /// Runs the angle network, if there is one, on the rows below the edge.
     fn predict(&self, rows: &[f32], below: &[(usize, Stance)]) -> Vec<f64> {
-        let AngleRule::Net { net, input_scale, .. } = &self.angle else {
+        let AngleRule::Net {
+            net, input_scale, ..
+        } = &self.angle
+        else {
             return Vec::new();
         };
         if below.is_empty() {

@@ -1,8 +1,9 @@
 //! T07–T11, T13 and T14 of the test ladder, and the formula against an independent NumPy reference.
 
 use super::*;
-use crate::random::Stream;
+use crate::random::{NormalDraw, stream};
 use crate::real::angle_between;
+use sims_stats::random::Stream;
 use std::f64::consts::{FRAC_PI_2, PI};
 
 fn gaussian(stream: &mut Stream, hidden: usize) -> Vec<f64> {
@@ -30,20 +31,20 @@ fn paper_formula(a: &[f64], w: &[f64], gamma: f64) -> (Vec<f64>, f64) {
 #[test]
 fn norm_is_kept() {
     for (hidden, tolerance) in [(16, 1e-6), (512, 1e-6), (4096, 5e-6)] {
-        let mut stream = Stream::new(7, "norm");
+        let mut stream = stream(7, "norm");
         let normal = to_f32(&gaussian(&mut stream, hidden));
         for case in 0..1000 {
             let mut row = to_f32(&gaussian(&mut stream, hidden));
             if case % 4 == 0 {
                 // Into the plane, up to 1e-7 of the norm.
-                let shift = dot(&row, &normal) / dot(&normal, &normal)
-                    + 1e-7 * norm(&row) / norm(&normal);
+                let shift =
+                    dot(&row, &normal) / dot(&normal, &normal) + 1e-7 * norm(&row) / norm(&normal);
                 for (a, w) in row.iter_mut().zip(&normal) {
                     *a -= (shift * f64::from(*w)) as f32;
                 }
             }
             let before = norm(&row);
-            assert!(rotate(&mut row, &normal, PI * stream.uniform()));
+            assert!(rotate(&mut row, &normal, PI * stream.next_f64()));
             let ratio = norm(&row) / before;
             assert!((ratio - 1.0).abs() < tolerance, "{hidden}: ratio {ratio}");
         }
@@ -53,11 +54,11 @@ fn norm_is_kept() {
 /// T08: the row has turned by the asked angle.
 #[test]
 fn rows_turn_by_the_asked_angle() {
-    let mut stream = Stream::new(8, "angle");
+    let mut stream = stream(8, "angle");
     for _ in 0..500 {
         let normal = gaussian(&mut stream, 64);
         let row = gaussian(&mut stream, 64);
-        let gamma = 1e-3 + (PI - 2e-3) * stream.uniform();
+        let gamma = 1e-3 + (PI - 2e-3) * stream.next_f64();
         let mut exact = row.clone();
         assert!(rotate(&mut exact, &normal, gamma));
         assert!((angle_between(&row, &exact) - gamma).abs() < 1e-9);
@@ -71,12 +72,12 @@ fn rows_turn_by_the_asked_angle() {
 /// T09: the sound form equals the paper's where the paper's is well conditioned.
 #[test]
 fn sound_form_equals_the_paper() {
-    let mut stream = Stream::new(9, "paper");
+    let mut stream = stream(9, "paper");
     let mut compared = 0;
     while compared < 200 {
         let normal = gaussian(&mut stream, 6);
         let row = gaussian(&mut stream, 6);
-        let gamma = PI * stream.uniform();
+        let gamma = PI * stream.next_f64();
         let (expected, gamma2) = paper_formula(&row, &normal, gamma);
         // Above the plane the mirror image lies away from the normal; HPR edits below it only.
         if dot(&row, &normal) > 0.0 || !(0.05..=3.0).contains(&gamma2) {
@@ -94,12 +95,22 @@ fn sound_form_equals_the_paper() {
 /// T10: the positive side keeps its bits, the plane itself is edited, degenerate rows are left alone.
 #[test]
 fn only_the_negative_side_is_edited() {
-    let operator =
-        Householder::new(vec![1.0, 0.0], 0.0, AngleRule::Fixed { angle: 0.5 }, None, None).unwrap();
+    let operator = Householder::new(
+        vec![1.0, 0.0],
+        0.0,
+        AngleRule::Fixed { angle: 0.5 },
+        None,
+        None,
+    )
+    .unwrap();
     let edit = |row: [f32; 2]| {
         let (mut rows, mut counts) = (row, EditCounts::default());
         operator.apply(&mut rows, 1.0, &mut counts);
-        (rows.map(f32::to_bits) != row.map(f32::to_bits), rows, counts.edited)
+        (
+            rows.map(f32::to_bits) != row.map(f32::to_bits),
+            rows,
+            counts.edited,
+        )
     };
     assert_eq!(edit([1e-30, 3.0]).2, 0);
     let (changed, on_plane, _) = edit([0.0, 2.0]);
@@ -113,7 +124,7 @@ fn only_the_negative_side_is_edited() {
 /// T11: γ₁ = γ₂ is the mirror image, γ₁ = γ₂/2 meets the plane.
 #[test]
 fn mirror_image_and_plane_are_met() {
-    let mut stream = Stream::new(11, "mirror");
+    let mut stream = stream(11, "mirror");
     for _ in 0..100 {
         let normal = gaussian(&mut stream, 16);
         let mut row = gaussian(&mut stream, 16);
@@ -122,10 +133,16 @@ fn mirror_image_and_plane_are_met() {
         }
         let p = 2.0 * dot(&row, &normal) / dot(&normal, &normal);
         let mirrored: Vec<f64> = row.iter().zip(&normal).map(|(a, w)| a - p * w).collect();
-        let gamma2 = 2.0 * (dot(&row, &normal).abs() / norm(&row) / norm(&normal)).min(1.0).asin();
+        let gamma2 = 2.0
+            * (dot(&row, &normal).abs() / norm(&row) / norm(&normal))
+                .min(1.0)
+                .asin();
         let mut edited = row.clone();
         rotate(&mut edited, &normal, gamma2);
-        edited.iter().zip(&mirrored).for_each(|(a, b)| assert!((a - b).abs() < 1e-6));
+        edited
+            .iter()
+            .zip(&mirrored)
+            .for_each(|(a, b)| assert!((a - b).abs() < 1e-6));
         let mut edited = row.clone();
         rotate(&mut edited, &normal, gamma2 / 2.0);
         assert!((dot(&edited, &normal) / norm(&normal)).abs() < 1e-6 * norm(&row));
@@ -135,10 +152,14 @@ fn mirror_image_and_plane_are_met() {
 /// T13: the capped form never turns further than either cap.
 #[test]
 fn caps_hold() {
-    let mut stream = Stream::new(13, "caps");
+    let mut stream = stream(13, "caps");
     let normal = to_f32(&gaussian(&mut stream, 32));
     let net = AngleNet::random(32, 3, &mut stream);
-    let rule = AngleRule::Net { net, input_scale: 1.0, scale: 1.0 };
+    let rule = AngleRule::Net {
+        net,
+        input_scale: 1.0,
+        scale: 1.0,
+    };
     for edge in [0.0, 0.4] {
         let operator =
             Householder::new(normal.clone(), edge, rule.clone(), Some(2.0), Some(0.35)).unwrap();
@@ -150,14 +171,17 @@ fn caps_hold() {
             let mirror = 2.0 * (edge - elevation(&row, &normal)).max(0.0);
             assert!(angle_between(&row, &edited) <= (2.0 * mirror).min(0.35) + 1e-6);
         }
-        assert!(counts.capped > 100 && counts.capped <= counts.edited, "{counts:?}");
+        assert!(
+            counts.capped > 100 && counts.capped <= counts.edited,
+            "{counts:?}"
+        );
     }
 }
 
 /// T14: with strength 1 every edited row lands on the target's cosine.
 #[test]
 fn target_form_lands_on_the_target() {
-    let mut stream = Stream::new(14, "target");
+    let mut stream = stream(14, "target");
     let normal = to_f32(&gaussian(&mut stream, 48));
     let target_cosine = 0.2f64;
     let target = FRAC_PI_2 - target_cosine.acos();
@@ -186,6 +210,6 @@ fn degenerate_parameters_are_refused() {
     assert!(Householder::new(vec![0.0; 4], 0.0, fixed(0.1), None, None).is_err());
     assert!(Householder::new(vec![f32::NAN; 4], 0.0, fixed(0.1), None, None).is_err());
     assert!(Householder::new(vec![1.0; 4], 0.0, fixed(f64::NAN), None, None).is_err());
-    let net = AngleNet::random(8, 2, &mut Stream::new(0, "net"));
+    let net = AngleNet::random(8, 2, &mut stream(0, "net"));
     assert!(Householder::faithful(vec![1.0; 4], net, 1.0).is_err());
 }

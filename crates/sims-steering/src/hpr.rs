@@ -8,12 +8,12 @@
 //! plane nor an angle. The closed forms, which need no network, are [`elevations`] and
 //! [`Householder`](crate::Householder).
 
+use crate::FitError;
 use crate::angle_net::{AngleNet, sigmoid};
 use crate::householder::elevation;
 use crate::paired_states::PairedStates;
-use crate::random::Stream;
+use crate::random::stream;
 use crate::real::{angle_between, dot, norm};
-use crate::FitError;
 
 /// Where the angle network starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +31,23 @@ pub enum EpochChoice {
     ProbeAccuracy,
     /// The loss itself.
     Loss,
+}
+
+impl EpochChoice {
+    /// Returns whether the figures of one epoch are better than those of another.
+    ///
+    /// Accuracy saturates at 1 within a few epochs, while normal and angles still improve; among equal
+    /// accuracies the lower loss wins, where the source keeps the first.
+    fn prefers(self, figures: &HprFigures, other: &HprFigures) -> bool {
+        let loss = |figures: &HprFigures| figures.cross_entropy + figures.angle_error;
+        let lower_loss = loss(figures) < loss(other);
+        match self {
+            Self::ProbeAccuracy if figures.probe_accuracy != other.probe_accuracy => {
+                figures.probe_accuracy > other.probe_accuracy
+            }
+            Self::ProbeAccuracy | Self::Loss => lower_loss,
+        }
+    }
 }
 
 /// What serves as the plane's normal.
@@ -151,7 +168,10 @@ pub fn fit(
     }
     let state_norm = states.mean_norm(fit_rows);
     if state_norm == 0.0 {
-        return Err(FitError::IdenticalClasses { difference: 0.0, state_norm });
+        return Err(FitError::IdenticalClasses {
+            difference: 0.0,
+            state_norm,
+        });
     }
     let scale = (states.hidden() as f64).sqrt() / state_norm;
     let train = Batch::gather(states, fit_rows, scale);
@@ -159,10 +179,10 @@ pub fn fit(
     let mut model = Model::start(states.hidden(), normal, options, train.mean_angle());
     let mut optimiser = AdamW::new(&mut model);
     let mut order: Vec<usize> = (0..fit_rows.len()).collect();
-    let mut stream = Stream::new(options.seed, "hpr|batches");
+    let mut stream = stream(options.seed, "hpr|batches");
     let batches = order.len().div_ceil(options.batch_pairs);
     let schedule = Schedule::new(options, batches * options.epochs);
-    let mut best: Option<(f64, usize, Model, HprFigures)> = None;
+    let mut best: Option<(usize, Model, HprFigures)> = None;
     for epoch in 1..=options.epochs {
         stream.shuffle(&mut order);
         for (number, pairs) in order.chunks(options.batch_pairs).enumerate() {
@@ -176,20 +196,22 @@ pub fn fit(
         if !(figures.angle_error.is_finite() && figures.cross_entropy.is_finite()) {
             return Err(FitError::Diverged { epoch });
         }
-        let score = match options.choice {
-            EpochChoice::ProbeAccuracy => figures.probe_accuracy,
-            EpochChoice::Loss => -(figures.cross_entropy + figures.angle_error),
-        };
-        if best.as_ref().is_none_or(|(best_score, ..)| score > *best_score) {
-            best = Some((score, epoch, model.clone(), figures));
+        if best
+            .as_ref()
+            .is_none_or(|(_, _, kept)| options.choice.prefers(&figures, kept))
+        {
+            best = Some((epoch, model.clone(), figures));
         }
     }
-    let Some((_, epoch, model, held_out)) = best else {
+    let Some((epoch, model, held_out)) = best else {
         return Err(FitError::Diverged { epoch: 0 });
     };
     let length = norm(&model.normal);
     if length < 1e-8 {
-        return Err(FitError::IdenticalClasses { difference: length, state_norm });
+        return Err(FitError::IdenticalClasses {
+            difference: length,
+            state_norm,
+        });
     }
     if options.refuse_underfit && held_out.angle_error >= held_out.constant_error {
         return Err(FitError::AngleUnderfit {
@@ -197,7 +219,13 @@ pub fn fit(
             constant: held_out.constant_error,
         });
     }
-    Ok(HprFit { normal: model.normal, net: model.net, input_scale: scale, epoch, held_out })
+    Ok(HprFit {
+        normal: model.normal,
+        net: model.net,
+        input_scale: scale,
+        epoch,
+        held_out,
+    })
 }
 
 /// The mean elevations of both classes above a plane, as angles of their mean cosines.
@@ -234,7 +262,10 @@ pub fn elevations(
         chosen += elevation(states.chosen(row), normal).sin();
         rejected += elevation(states.rejected(row), normal).sin();
     }
-    Ok(Elevations { chosen: (chosen / count).asin(), rejected: (rejected / count).asin() })
+    Ok(Elevations {
+        chosen: (chosen / count).asin(),
+        rejected: (rejected / count).asin(),
+    })
 }
 
 /// States of both classes, scaled: the chosen ones first, then the rejected ones in the same order.
@@ -250,7 +281,10 @@ struct Batch {
 impl Batch {
     fn gather(states: &PairedStates<'_>, rows: &[usize], scale: f64) -> Self {
         let scaled = |state: &[f32]| -> Vec<f32> {
-            state.iter().map(|&x| (f64::from(x) * scale) as f32).collect()
+            state
+                .iter()
+                .map(|&x| (f64::from(x) * scale) as f32)
+                .collect()
         };
         let chosen = rows.iter().flat_map(|&row| scaled(states.chosen(row)));
         let rejected = rows.iter().flat_map(|&row| scaled(states.rejected(row)));
@@ -301,7 +335,7 @@ struct Model {
 
 impl Model {
     fn start(hidden: usize, normal: &Normal, options: &HprOptions, mean_angle: f64) -> Self {
-        let mut stream = Stream::new(options.seed, "hpr|start");
+        let mut stream = stream(options.seed, "hpr|start");
         let mut net = AngleNet::random(hidden, options.depth, &mut stream);
         if options.start == AngleStart::MeanAngle {
             net.start_at(mean_angle);
@@ -310,11 +344,15 @@ impl Model {
         let (normal, train_normal) = match normal {
             Normal::Given(normal) => (normal.clone(), false),
             Normal::Probe => {
-                let draw = |_| ((2.0 * stream.uniform() - 1.0) * bound) as f32;
+                let draw = |_| ((2.0 * stream.next_f64() - 1.0) * bound) as f32;
                 ((0..hidden).map(draw).collect(), true)
             }
         };
-        Self { normal, train_normal, net }
+        Self {
+            normal,
+            train_normal,
+            net,
+        }
     }
 
     /// Returns the gradient of the mean loss over the batch's states.
@@ -334,8 +372,13 @@ impl Model {
             }
         }
         let mut net = self.net.zeros_like();
-        self.net.backward(&trace, &angles, &angle_gradient, &mut net);
-        Self { normal: normal_gradient, train_normal: self.train_normal, net }
+        self.net
+            .backward(&trace, &angles, &angle_gradient, &mut net);
+        Self {
+            normal: normal_gradient,
+            train_normal: self.train_normal,
+            net,
+        }
     }
 
     fn figures(&self, batch: &Batch, mean_angle: f64) -> HprFigures {
@@ -355,7 +398,11 @@ impl Model {
         let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len() as f64;
         HprFigures {
             probe_accuracy: right / count,
-            cross_entropy: if self.train_normal { cross_entropy / count } else { 0.0 },
+            cross_entropy: if self.train_normal {
+                cross_entropy / count
+            } else {
+                0.0
+            },
             angle_error: angle_error / count,
             constant_error: constant_error / count,
             rejected_angle: mean(&angles[batch.pairs..]),
@@ -373,7 +420,9 @@ impl Model {
         let squares: f64 = self.groups_mut().map(|group| dot(group, group)).sum();
         let factor = limit / (squares.sqrt() + 1e-6);
         if factor < 1.0 {
-            self.groups_mut().flatten().for_each(|x| *x = (f64::from(*x) * factor) as f32);
+            self.groups_mut()
+                .flatten()
+                .for_each(|x| *x = (f64::from(*x) * factor) as f32);
         }
     }
 }
@@ -388,7 +437,11 @@ struct Schedule {
 impl Schedule {
     fn new(options: &HprOptions, steps: usize) -> Self {
         let warmup = (options.warmup * steps as f64).ceil() as usize;
-        Self { peak: options.learning_rate, warmup, steps }
+        Self {
+            peak: options.learning_rate,
+            warmup,
+            steps,
+        }
     }
 
     fn learning_rate(&self, step: usize) -> f64 {
@@ -413,8 +466,15 @@ impl AdamW {
     const EPSILON: f64 = 1e-8;
 
     fn new(model: &mut Model) -> Self {
-        let zeros: Vec<Vec<f32>> = model.groups_mut().map(|group| vec![0.0; group.len()]).collect();
-        Self { mean: zeros.clone(), square: zeros, steps: 0 }
+        let zeros: Vec<Vec<f32>> = model
+            .groups_mut()
+            .map(|group| vec![0.0; group.len()])
+            .collect();
+        Self {
+            mean: zeros.clone(),
+            square: zeros,
+            steps: 0,
+        }
     }
 
     fn step(&mut self, model: &mut Model, gradient: &mut Model, learning_rate: f64) {

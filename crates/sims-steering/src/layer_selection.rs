@@ -5,7 +5,7 @@
 //! in the toy world areas under the curve saturate at 1 over several layers, while only the late ones,
 //! where the contrast is large, move the model.
 
-use crate::separation::Estimate;
+use sims_stats::Interval;
 use std::cmp::Ordering;
 use std::ops::RangeInclusive;
 
@@ -26,9 +26,9 @@ pub struct LayerScore {
     /// The layer, 0-based.
     pub layer: usize,
     /// Held-out area under the ROC curve along the fitted direction.
-    pub auroc: Estimate,
+    pub auroc: Interval,
     /// Held-out accuracy of the bias-free probe.
-    pub probe_accuracy: Estimate,
+    pub probe_accuracy: Interval,
     /// Norm of the mean difference in units of the mean state norm.
     pub contrast: f64,
 }
@@ -54,28 +54,33 @@ pub fn select(
 ) -> Vec<usize> {
     let best_low = scores
         .iter()
-        .max_by(|a, b| a.auroc.value.total_cmp(&b.auroc.value))
+        .max_by(|a, b| a.auroc.estimate.total_cmp(&b.auroc.estimate))
         .map_or(0.0, |best| best.auroc.low);
     let mut order: Vec<&LayerScore> = scores.iter().collect();
     order.sort_by(|a, b| {
         let by_rule = match rule {
             SelectionRule::Contrast => {
-                let level = |score: &LayerScore| score.auroc.value >= best_low;
+                let level = |score: &LayerScore| score.auroc.estimate >= best_low;
                 level(b).cmp(&level(a)).then_with(|| match level(a) {
                     true => b.contrast.total_cmp(&a.contrast),
-                    false => b.auroc.value.total_cmp(&a.auroc.value),
+                    false => b.auroc.estimate.total_cmp(&a.auroc.estimate),
                 })
             }
-            SelectionRule::Auroc => b.auroc.value.total_cmp(&a.auroc.value),
-            SelectionRule::ProbeAccuracy => {
-                b.probe_accuracy.value.total_cmp(&a.probe_accuracy.value)
-            }
+            SelectionRule::Auroc => b.auroc.estimate.total_cmp(&a.auroc.estimate),
+            SelectionRule::ProbeAccuracy => b
+                .probe_accuracy
+                .estimate
+                .total_cmp(&a.probe_accuracy.estimate),
         };
         by_rule.then_with(|| a.layer.cmp(&b.layer)) as Ordering
     });
     let mut chosen: Vec<usize> = Vec::new();
     for score in order {
-        if chosen.len() < top_k && chosen.iter().all(|&layer| layer.abs_diff(score.layer) >= spread) {
+        if chosen.len() < top_k
+            && chosen
+                .iter()
+                .all(|&layer| layer.abs_diff(score.layer) >= spread)
+        {
             chosen.push(score.layer);
         }
     }
@@ -87,8 +92,11 @@ mod tests {
     use super::*;
 
     fn score(layer: usize, auroc: f64, half: f64, accuracy: f64, contrast: f64) -> LayerScore {
-        let estimate =
-            |value: f64, half: f64| Estimate { value, low: value - half, high: value + half, prompts: 100 };
+        let estimate = |estimate: f64, half: f64| Interval {
+            estimate,
+            low: estimate - half,
+            high: estimate + half,
+        };
         LayerScore {
             layer,
             auroc: estimate(auroc, half),
@@ -125,7 +133,11 @@ mod tests {
     #[test]
     fn ties_go_to_the_smaller_layer() {
         let scores = [score(4, 0.9, 0.1, 0.9, 0.3), score(3, 0.9, 0.1, 0.9, 0.3)];
-        for rule in [SelectionRule::Contrast, SelectionRule::Auroc, SelectionRule::ProbeAccuracy] {
+        for rule in [
+            SelectionRule::Contrast,
+            SelectionRule::Auroc,
+            SelectionRule::ProbeAccuracy,
+        ] {
             assert_eq!(select(&scores, rule, 1, 1), [3]);
         }
     }

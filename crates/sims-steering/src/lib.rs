@@ -20,7 +20,7 @@ pub mod moments;
 pub mod operator;
 pub mod paired_states;
 pub mod probe;
-pub mod random;
+mod random;
 pub mod real;
 pub mod separation;
 mod steering;

@@ -3,9 +3,9 @@
 //! Contrastive activation addition (Panickssery et al. 2023, arXiv 2312.06681); where the source reads one
 //! position of each text, responses are averaged over their positions first.
 
+use crate::FitError;
 use crate::moments::{Averaging, TwoLevelMean};
 use crate::paired_states::PairedStates;
-use crate::FitError;
 
 /// Classes whose means differ by less than this share of the state norm are identical.
 const IDENTICAL: f64 = 1e-6;
@@ -56,7 +56,10 @@ pub fn fit(
     };
     let difference = fitted.norm();
     if difference <= IDENTICAL * fitted.state_norm {
-        return Err(FitError::IdenticalClasses { difference, state_norm: fitted.state_norm });
+        return Err(FitError::IdenticalClasses {
+            difference,
+            state_norm: fitted.state_norm,
+        });
     }
     Ok(fitted)
 }
@@ -64,13 +67,13 @@ pub fn fit(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::random::Stream;
+    use crate::random::{NormalDraw, stream};
 
     /// T01: the planted direction and its length are found.
     #[test]
     fn planted_direction_is_found() {
         let (hidden, count, gap) = (64, 4000, 2.0);
-        let mut stream = Stream::new(1, "planted");
+        let mut stream = stream(1, "planted");
         let direction: Vec<f64> = {
             let draw: Vec<f64> = (0..hidden).map(|_| stream.normal()).collect();
             let length = draw.iter().map(|x| x * x).sum::<f64>().sqrt();
@@ -91,10 +94,24 @@ mod tests {
         let states = PairedStates::new(hidden, &positive, &negative, &numbers, &numbers).unwrap();
         let rows: Vec<usize> = (0..count as usize).collect();
         let fitted = fit(&states, &rows, Averaging::TwoLevel).unwrap();
-        let cosine = fitted.vector.iter().zip(&direction).map(|(v, u)| v * u).sum::<f64>() / fitted.norm();
+        let cosine = fitted
+            .vector
+            .iter()
+            .zip(&direction)
+            .map(|(v, u)| v * u)
+            .sum::<f64>()
+            / fitted.norm();
         assert!(cosine > 0.99, "cosine {cosine}");
-        assert!((fitted.norm() / gap - 1.0).abs() < 0.05, "norm {}", fitted.norm());
-        assert!((fitted.state_norm - 8.06).abs() < 0.1, "state norm {}", fitted.state_norm);
+        assert!(
+            (fitted.norm() / gap - 1.0).abs() < 0.05,
+            "norm {}",
+            fitted.norm()
+        );
+        assert!(
+            (fitted.state_norm - 8.06).abs() < 0.1,
+            "state norm {}",
+            fitted.state_norm
+        );
     }
 
     /// T04: identical pairs are refused, whatever their size.
@@ -103,7 +120,13 @@ mod tests {
         let states = [1e6f32, 2e6, 1e6, 2e6];
         let states = PairedStates::new(2, &states, &states, &[0, 1], &[0, 1]).unwrap();
         let error = fit(&states, &[0, 1], Averaging::TwoLevel).unwrap_err();
-        assert!(matches!(error, FitError::IdenticalClasses { difference: 0.0, .. }));
+        assert!(matches!(
+            error,
+            FitError::IdenticalClasses {
+                difference: 0.0,
+                ..
+            }
+        ));
         let error = fit(&states, &[], Averaging::TwoLevel).unwrap_err();
         assert!(matches!(error, FitError::EmptyClass { class: "chosen" }));
     }

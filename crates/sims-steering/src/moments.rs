@@ -71,7 +71,10 @@ impl Moments {
     /// Returns the population variance of each dimension, `[hidden]`; zeros before the first row.
     pub fn variance(&self) -> Vec<f64> {
         let count = self.count.max(1) as f64;
-        self.centred_squares.iter().map(|squares| squares / count).collect()
+        self.centred_squares
+            .iter()
+            .map(|squares| squares / count)
+            .collect()
     }
 
     /// Returns the mean Euclidean norm of the rows; 0 before the first row.
@@ -123,7 +126,9 @@ impl TwoLevelMean {
     pub fn push(&mut self, response: u64, row: &[f32]) -> Result<(), FitError> {
         let length = norm(row);
         if !length.is_finite() {
-            return Err(FitError::NonFinite { row: self.row_count });
+            return Err(FitError::NonFinite {
+                row: self.row_count,
+            });
         }
         self.norms += length;
         self.row_count += 1;
@@ -171,18 +176,25 @@ impl TwoLevelMean {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::random::Stream;
+    use crate::random::{NormalDraw, stream};
 
     fn rows(count: usize, hidden: usize) -> Vec<Vec<f32>> {
-        let mut stream = Stream::new(3, "moments");
+        let mut stream = stream(3, "moments");
         (0..count)
-            .map(|_| (0..hidden).map(|_| (stream.normal() * 3.0 + 100.0) as f32).collect())
+            .map(|_| {
+                (0..hidden)
+                    .map(|_| (stream.normal() * 3.0 + 100.0) as f32)
+                    .collect()
+            })
             .collect()
     }
 
     fn close(a: &[f64], b: &[f64], relative: f64) {
         for (x, y) in a.iter().zip(b) {
-            assert!((x - y).abs() <= relative * y.abs().max(1e-300), "{x} against {y}");
+            assert!(
+                (x - y).abs() <= relative * y.abs().max(1e-300),
+                "{x} against {y}"
+            );
         }
     }
 
@@ -193,10 +205,16 @@ mod tests {
         let mut streamed = Moments::new(9);
         data.iter().for_each(|row| streamed.push(row));
         let n = data.len() as f64;
-        let mean: Vec<f64> =
-            (0..9).map(|d| data.iter().map(|row| f64::from(row[d])).sum::<f64>() / n).collect();
+        let mean: Vec<f64> = (0..9)
+            .map(|d| data.iter().map(|row| f64::from(row[d])).sum::<f64>() / n)
+            .collect();
         let variance: Vec<f64> = (0..9)
-            .map(|d| data.iter().map(|row| (f64::from(row[d]) - mean[d]).powi(2)).sum::<f64>() / n)
+            .map(|d| {
+                data.iter()
+                    .map(|row| (f64::from(row[d]) - mean[d]).powi(2))
+                    .sum::<f64>()
+                    / n
+            })
             .collect();
         close(streamed.mean(), &mean, 1e-10);
         close(&streamed.variance(), &variance, 1e-10);
@@ -234,9 +252,15 @@ mod tests {
     #[test]
     fn empty_and_non_finite_are_refused() {
         let empty = TwoLevelMean::new(2, Averaging::TwoLevel).finish("chosen");
-        assert!(matches!(empty, Err(FitError::EmptyClass { class: "chosen" })));
+        assert!(matches!(
+            empty,
+            Err(FitError::EmptyClass { class: "chosen" })
+        ));
         let mut mean = TwoLevelMean::new(2, Averaging::TwoLevel);
         mean.push(0, &[0.0, 1.0]).unwrap();
-        assert!(matches!(mean.push(0, &[f32::NAN, 1.0]), Err(FitError::NonFinite { row: 1 })));
+        assert!(matches!(
+            mean.push(0, &[f32::NAN, 1.0]),
+            Err(FitError::NonFinite { row: 1 })
+        ));
     }
 }

@@ -20,7 +20,10 @@ impl Additive {
     /// [`SteeringError::Degenerate`] if a component is NaN or infinite.
     pub fn new(vector: Vec<f32>) -> Result<Self, SteeringError> {
         if !all_finite(&vector) {
-            return Err(SteeringError::Degenerate { what: "the vector's length", value: norm(&vector) });
+            return Err(SteeringError::Degenerate {
+                what: "the vector's length",
+                value: norm(&vector),
+            });
         }
         Ok(Self { vector })
     }
@@ -31,8 +34,11 @@ impl Additive {
     }
 
     fn apply(&self, rows: &mut [f32], strength: f64, counts: &mut EditCounts) {
-        let shift: Vec<f32> =
-            self.vector.iter().map(|&v| (strength * f64::from(v)) as f32).collect();
+        let shift: Vec<f32> = self
+            .vector
+            .iter()
+            .map(|&v| (strength * f64::from(v)) as f32)
+            .collect();
         for row in rows.chunks_exact_mut(shift.len()) {
             for (a, v) in row.iter_mut().zip(&shift) {
                 *a += v;
@@ -86,7 +92,11 @@ pub struct Edit {
 impl Edit {
     /// Wraps an operator at strength 1, without restoring norms.
     pub fn new(operator: Operator) -> Self {
-        Self { operator, strength: 1.0, preserve_norm: false }
+        Self {
+            operator,
+            strength: 1.0,
+            preserve_norm: false,
+        }
     }
 
     /// Edits rows in place at `strength` times the edit's own strength.
@@ -99,13 +109,17 @@ impl Edit {
         if strength == 0.0 {
             return;
         }
-        let norms: Option<Vec<f64>> =
-            self.preserve_norm.then(|| rows.chunks_exact(hidden).map(norm).collect());
+        let norms: Option<Vec<f64>> = self
+            .preserve_norm
+            .then(|| rows.chunks_exact(hidden).map(norm).collect());
         match &self.operator {
             Operator::Additive(additive) => additive.apply(rows, strength, counts),
             Operator::Householder(householder) => householder.apply(rows, strength, counts),
         }
-        for (row, before) in rows.chunks_exact_mut(hidden).zip(norms.into_iter().flatten()) {
+        for (row, before) in rows
+            .chunks_exact_mut(hidden)
+            .zip(norms.into_iter().flatten())
+        {
             restore_norm(row, before);
         }
     }
@@ -116,7 +130,8 @@ fn restore_norm(row: &mut [f32], before: f64) {
     let after = norm(row);
     if after >= 1e-6 * before && after > 0.0 {
         let scale = before / after;
-        row.iter_mut().for_each(|x| *x = (f64::from(*x) * scale) as f32);
+        row.iter_mut()
+            .for_each(|x| *x = (f64::from(*x) * scale) as f32);
     }
 }
 

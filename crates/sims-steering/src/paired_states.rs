@@ -1,8 +1,9 @@
 //! The input of every fit: chosen and rejected hidden states of one layer, row by row, and their split.
 
 use crate::FitError;
-use crate::random::hash;
+use crate::random::stream;
 use crate::real::norm;
+use sims_stats::split::held_out_by_group;
 
 /// Chosen and rejected states of one layer, paired row by row.
 ///
@@ -40,13 +41,30 @@ impl<'a> PairedStates<'a> {
                 return Err(FitError::EmptyClass { class });
             }
             if let Some(at) = values.iter().position(|x| !x.is_finite()) {
-                return Err(FitError::NonFinite { row: (at / hidden) as u64 });
+                return Err(FitError::NonFinite {
+                    row: (at / hidden) as u64,
+                });
             }
         }
-        assert_eq!(positive.len(), pairs.len() * hidden, "chosen states and index disagree");
-        assert_eq!(negative.len(), positive.len(), "chosen and rejected states disagree");
+        assert_eq!(
+            positive.len(),
+            pairs.len() * hidden,
+            "chosen states and index disagree"
+        );
+        assert_eq!(
+            negative.len(),
+            positive.len(),
+            "chosen and rejected states disagree"
+        );
         assert_eq!(prompts.len(), pairs.len(), "pairs and prompts disagree");
-        Ok(Self { hidden, positive, negative, pairs, prompts, flipped: &[] })
+        Ok(Self {
+            hidden,
+            positive,
+            negative,
+            pairs,
+            prompts,
+            flipped: &[],
+        })
     }
 
     /// Returns the same states with chosen and rejected exchanged in the flipped pairs.
@@ -79,24 +97,38 @@ impl<'a> PairedStates<'a> {
 
     /// Returns the chosen state of a row, `[hidden]`.
     pub fn chosen(&self, row: usize) -> &'a [f32] {
-        let class = if self.is_flipped(row) { self.negative } else { self.positive };
+        let class = if self.is_flipped(row) {
+            self.negative
+        } else {
+            self.positive
+        };
         &class[row * self.hidden..(row + 1) * self.hidden]
     }
 
     /// Returns the rejected state of a row, `[hidden]`.
     pub fn rejected(&self, row: usize) -> &'a [f32] {
-        let class = if self.is_flipped(row) { self.positive } else { self.negative };
+        let class = if self.is_flipped(row) {
+            self.positive
+        } else {
+            self.negative
+        };
         &class[row * self.hidden..(row + 1) * self.hidden]
     }
 
     /// Returns the mean norm of the given rows of both classes.
     pub fn mean_norm(&self, rows: &[usize]) -> f64 {
-        let sum: f64 = rows.iter().map(|&row| norm(self.chosen(row)) + norm(self.rejected(row))).sum();
+        let sum: f64 = rows
+            .iter()
+            .map(|&row| norm(self.chosen(row)) + norm(self.rejected(row)))
+            .sum();
         sum / (2 * rows.len()).max(1) as f64
     }
 
     fn is_flipped(&self, row: usize) -> bool {
-        self.flipped.get(self.pairs[row] as usize).copied().unwrap_or(false)
+        self.flipped
+            .get(self.pairs[row] as usize)
+            .copied()
+            .unwrap_or(false)
     }
 }
 
@@ -108,7 +140,9 @@ pub fn shuffled_labels<'a>(
     seed: u64,
     draw: &str,
 ) -> Vec<bool> {
-    pair_ids.map(|id| hash(seed, &format!("shuffled-labels|{draw}|{id}")) & 1 == 1).collect()
+    pair_ids
+        .map(|id| stream(seed, &format!("shuffled-labels|{draw}|{id}")).below(2) == 1)
+        .collect()
 }
 
 /// Which prompts are fitted and which are held out.
@@ -126,30 +160,26 @@ pub const MIN_FIT_PROMPTS: usize = 32;
 pub const MIN_HELD_OUT_PROMPTS: usize = 8;
 
 impl PromptSplit {
-    /// Holds out the given share of the prompts, those whose seeded hash is smallest.
+    /// Holds out the given share of the prompts; which ones depends on the ids and the seed alone.
     ///
     /// `prompt_ids`: the distinct prompts; their position is the prompt number of [`PairedStates`].
     ///
     /// # Errors
     /// [`FitError::TooFewPrompts`] if fewer than [`MIN_FIT_PROMPTS`] or [`MIN_HELD_OUT_PROMPTS`] are left.
     pub fn new(prompt_ids: &[&str], share: f64, seed: u64) -> Result<Self, FitError> {
-        let count = ((prompt_ids.len() as f64 * share).round() as usize).min(prompt_ids.len());
-        let fit = prompt_ids.len() - count;
-        if fit < MIN_FIT_PROMPTS || count < MIN_HELD_OUT_PROMPTS {
+        let split = Self {
+            held_out: held_out_by_group(prompt_ids, share, seed),
+        };
+        let (fit, held_out) = split.counts();
+        if fit < MIN_FIT_PROMPTS || held_out < MIN_HELD_OUT_PROMPTS {
             return Err(FitError::TooFewPrompts {
                 fit,
-                held_out: count,
+                held_out,
                 min_fit: MIN_FIT_PROMPTS,
                 min_held_out: MIN_HELD_OUT_PROMPTS,
             });
         }
-        let mut order: Vec<usize> = (0..prompt_ids.len()).collect();
-        order.sort_by_key(|&prompt| {
-            (hash(seed, &format!("held-out|{}", prompt_ids[prompt])), prompt_ids[prompt])
-        });
-        let mut held_out = vec![false; prompt_ids.len()];
-        order[..count].iter().for_each(|&prompt| held_out[prompt] = true);
-        Ok(Self { held_out })
+        Ok(split)
     }
 
     /// Returns the numbers of prompts to fit and held out.
@@ -189,14 +219,25 @@ mod tests {
         let (fit, held_out) = split_a.rows(&prompts);
         assert_eq!((fit.len(), held_out.len()), (240, 60));
         for row in &fit {
-            assert!(held_out.iter().all(|other| prompts[*other] != prompts[*row]));
+            assert!(
+                held_out
+                    .iter()
+                    .all(|other| prompts[*other] != prompts[*row])
+            );
         }
     }
 
     /// T04, in part: five prompts are too few.
     #[test]
     fn few_prompts_are_refused() {
-        assert!(matches!(split(5, 1), Err(FitError::TooFewPrompts { fit: 4, held_out: 1, .. })));
+        assert!(matches!(
+            split(5, 1),
+            Err(FitError::TooFewPrompts {
+                fit: 4,
+                held_out: 1,
+                ..
+            })
+        ));
         assert!(split(40, 1).is_ok());
         assert!(split(39, 1).is_err());
     }
@@ -207,8 +248,14 @@ mod tests {
         let (pairs, prompts) = ([0, 0, 1], [0, 0, 1]);
         let states = PairedStates::new(1, &positive, &negative, &pairs, &prompts).unwrap();
         let flipped = states.with_flipped(&[true, false]);
-        assert_eq!((states.chosen(0), states.rejected(0)), (&[1.0][..], &[-1.0][..]));
-        assert_eq!((flipped.chosen(1), flipped.rejected(1)), (&[-2.0][..], &[2.0][..]));
+        assert_eq!(
+            (states.chosen(0), states.rejected(0)),
+            (&[1.0][..], &[-1.0][..])
+        );
+        assert_eq!(
+            (flipped.chosen(1), flipped.rejected(1)),
+            (&[-2.0][..], &[2.0][..])
+        );
         assert_eq!(flipped.chosen(2), [3.0]);
         assert_eq!(states.mean_norm(&[0, 2]), 2.0);
     }
@@ -226,10 +273,22 @@ mod tests {
     #[test]
     fn bad_states_are_refused() {
         let make = |values: &[f32]| {
-            PairedStates::new(1, values, values, &[0, 1][..values.len()], &[0, 1][..values.len()])
-                .map(|_| ())
+            PairedStates::new(
+                1,
+                values,
+                values,
+                &[0, 1][..values.len()],
+                &[0, 1][..values.len()],
+            )
+            .map(|_| ())
         };
-        assert!(matches!(make(&[]), Err(FitError::EmptyClass { class: "chosen" })));
-        assert!(matches!(make(&[0.0, f32::NAN]), Err(FitError::NonFinite { row: 1 })));
+        assert!(matches!(
+            make(&[]),
+            Err(FitError::EmptyClass { class: "chosen" })
+        ));
+        assert!(matches!(
+            make(&[0.0, f32::NAN]),
+            Err(FitError::NonFinite { row: 1 })
+        ));
     }
 }

@@ -3,9 +3,9 @@
 //! Minimises scikit-learn's objective, `½‖w‖² + C·Σ log(1 + exp(−y·wᵀx))`, which is convex, by Newton
 //! steps with conjugate gradients: only products with rows are formed, never a `hidden × hidden` matrix.
 
+use crate::FitError;
 use crate::angle_net::sigmoid;
 use crate::paired_states::PairedStates;
-use crate::FitError;
 
 /// A fitted probe.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,7 +38,10 @@ pub fn fit(
     }
     let state_norm = states.mean_norm(rows);
     if state_norm == 0.0 {
-        return Err(FitError::IdenticalClasses { difference: 0.0, state_norm });
+        return Err(FitError::IdenticalClasses {
+            difference: 0.0,
+            state_norm,
+        });
     }
     let problem = Problem {
         states,
@@ -49,9 +52,15 @@ pub fn fit(
     let (weight, steps) = problem.minimise();
     let length = product(&weight, &weight).sqrt();
     if length < 1e-8 {
-        return Err(FitError::IdenticalClasses { difference: length, state_norm });
+        return Err(FitError::IdenticalClasses {
+            difference: length,
+            state_norm,
+        });
     }
-    Ok(Probe { weight: weight.iter().map(|w| w * problem.scale).collect(), steps })
+    Ok(Probe {
+        weight: weight.iter().map(|w| w * problem.scale).collect(),
+        steps,
+    })
 }
 
 struct Problem<'a> {
@@ -88,7 +97,11 @@ impl Problem<'_> {
             let margin = self.margin(weight, state);
             let wrong = sigmoid(-label * margin);
             curvature.push(wrong * (1.0 - wrong));
-            add_scaled(&mut gradient, -self.inverse_penalty * label * wrong * self.scale, state);
+            add_scaled(
+                &mut gradient,
+                -self.inverse_penalty * label * wrong * self.scale,
+                state,
+            );
         });
         (gradient, curvature)
     }
@@ -120,8 +133,11 @@ impl Problem<'_> {
             let slope = product(&gradient, &direction);
             let mut length = 1.0;
             let accepted = loop {
-                let candidate: Vec<f64> =
-                    weight.iter().zip(&direction).map(|(w, d)| w + length * d).collect();
+                let candidate: Vec<f64> = weight
+                    .iter()
+                    .zip(&direction)
+                    .map(|(w, d)| w + length * d)
+                    .collect();
                 let candidate_loss = self.loss(&candidate);
                 if candidate_loss <= loss + 1e-4 * length * slope {
                     break Some((candidate, candidate_loss));
@@ -174,8 +190,12 @@ fn product(a: &[f64], b: &[f64]) -> f64 {
 fn mixed_product(a: &[f64], b: &[f32]) -> f64 {
     let mut lanes = [0.0f64; 8];
     let (a_blocks, b_blocks) = (a.chunks_exact(8), b.chunks_exact(8));
-    let tail: f64 =
-        a_blocks.remainder().iter().zip(b_blocks.remainder()).map(|(x, &y)| x * f64::from(y)).sum();
+    let tail: f64 = a_blocks
+        .remainder()
+        .iter()
+        .zip(b_blocks.remainder())
+        .map(|(x, &y)| x * f64::from(y))
+        .sum();
     for (x, y) in a_blocks.zip(b_blocks) {
         for lane in 0..8 {
             lanes[lane] += x[lane] * f64::from(y[lane]);
@@ -202,10 +222,13 @@ mod tests {
     fn separable_states_are_separated() {
         let positive = [2.0f32, 1.0, 2.5, -1.0, 1.5, 0.3];
         let negative = [-2.0f32, 1.1, -2.5, -0.9, -1.5, 0.2];
-        let states =
-            PairedStates::new(2, &positive, &negative, &[0, 1, 2], &[0, 1, 2]).unwrap();
+        let states = PairedStates::new(2, &positive, &negative, &[0, 1, 2], &[0, 1, 2]).unwrap();
         let probe = fit(&states, &[0, 1, 2], 1.0).unwrap();
-        assert!(probe.weight[0] > 10.0 * probe.weight[1].abs(), "{:?}", probe.weight);
+        assert!(
+            probe.weight[0] > 10.0 * probe.weight[1].abs(),
+            "{:?}",
+            probe.weight
+        );
         for row in 0..3 {
             assert!(mixed_product(&probe.weight, states.chosen(row)) > 0.0);
             assert!(mixed_product(&probe.weight, states.rejected(row)) < 0.0);
@@ -216,6 +239,9 @@ mod tests {
     fn identical_classes_leave_no_weight() {
         let states = [1.0f32, 2.0, 3.0, 4.0];
         let states = PairedStates::new(2, &states, &states, &[0, 1], &[0, 1]).unwrap();
-        assert!(matches!(fit(&states, &[0, 1], 1.0), Err(FitError::IdenticalClasses { .. })));
+        assert!(matches!(
+            fit(&states, &[0, 1], 1.0),
+            Err(FitError::IdenticalClasses { .. })
+        ));
     }
 }

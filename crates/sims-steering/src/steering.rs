@@ -73,7 +73,12 @@ impl Steering {
 
     /// Names the operator and says how the fit was made; returns the steering.
     #[must_use]
-    pub fn described(mut self, operator: impl Into<String>, compose: Compose, fit: FitSummary) -> Self {
+    pub fn described(
+        mut self,
+        operator: impl Into<String>,
+        compose: Compose,
+        fit: FitSummary,
+    ) -> Self {
         self.operator = operator.into();
         self.compose = compose;
         self.fit = Some(fit);
@@ -128,7 +133,11 @@ impl Steering {
     /// Returns whether the steering leaves every state bit for bit.
     pub fn is_identity(&self) -> bool {
         self.strength == 0.0
-            || self.layers.values().flatten().all(|edit| edit.strength == 0.0)
+            || self
+                .layers
+                .values()
+                .flatten()
+                .all(|edit| edit.strength == 0.0)
     }
 
     /// Checks that the steering belongs to a model.
@@ -139,7 +148,10 @@ impl Steering {
         if &self.model == model {
             Ok(())
         } else {
-            Err(SteeringError::ModelMismatch { expected: self.model, found: *model })
+            Err(SteeringError::ModelMismatch {
+                expected: self.model,
+                found: *model,
+            })
         }
     }
 
@@ -181,5 +193,9 @@ impl Steering {
 
 /// Checks that a number given by the caller is finite.
 pub(crate) fn finite(what: &'static str, value: f64) -> Result<(), SteeringError> {
-    if value.is_finite() { Ok(()) } else { Err(SteeringError::Degenerate { what, value }) }
+    if value.is_finite() {
+        Ok(())
+    } else {
+        Err(SteeringError::Degenerate { what, value })
+    }
 }

@@ -3,13 +3,13 @@
 //! Tensors are `layer.{i}.{k}.vector`, `layer.{i}.{k}.normal`, `layer.{i}.{k}.angle.{m}.weight` and
 //! `….bias`: operator `k` of layer `i`. The same steering always gives the same bytes.
 
+use crate::SteeringError;
 use crate::angle_net::{AngleNet, Linear};
 use crate::fit_summary::FitSummary;
 use crate::householder::{AngleRule, Householder};
 use crate::operator::{Additive, Edit, Operator};
 use crate::real::all_finite;
 use crate::steering::{Compose, Steering};
-use crate::SteeringError;
 use serde::{Deserialize, Serialize};
 use sims_artifact::{ArtifactError, Digest, TensorData, TensorFile, write_tensors};
 use std::collections::BTreeMap;
@@ -60,9 +60,18 @@ enum KindHeader {
 #[derive(Serialize, Deserialize)]
 #[serde(tag = "rule", rename_all = "kebab-case")]
 enum AngleHeader {
-    Net { depth: usize, input_scale: f64, scale: f64 },
-    Fixed { angle: f64 },
-    Remaining { target: f64, scale: f64 },
+    Net {
+        depth: usize,
+        input_scale: f64,
+        scale: f64,
+    },
+    Fixed {
+        angle: f64,
+    },
+    Remaining {
+        target: f64,
+        scale: f64,
+    },
 }
 
 impl Steering {
@@ -117,7 +126,11 @@ impl Steering {
         match format {
             Some(FORMAT) => {}
             Some(found) => {
-                return Err(SteeringError::Format { path: path.to_owned(), found, supported: FORMAT });
+                return Err(SteeringError::Format {
+                    path: path.to_owned(),
+                    found,
+                    supported: FORMAT,
+                });
             }
             None => return Err(invalid(path, "its metadata names no steering format")),
         }
@@ -134,18 +147,29 @@ impl Steering {
             steering
                 .push(
                     edit.layer,
-                    Edit { operator, strength: edit.strength, preserve_norm: edit.preserve_norm },
+                    Edit {
+                        operator,
+                        strength: edit.strength,
+                        preserve_norm: edit.preserve_norm,
+                    },
                 )
                 .map_err(|error| invalid(path, format!("{prefix}: {error}")))?;
         }
         if steering.layers() != header.layers {
             return Err(invalid(
                 path,
-                format!("it names layers {:?} but edits {:?}", header.layers, steering.layers()),
+                format!(
+                    "it names layers {:?} but edits {:?}",
+                    header.layers,
+                    steering.layers()
+                ),
             ));
         }
         if !header.strength.is_finite() {
-            return Err(invalid(path, format!("its strength is {}", header.strength)));
+            return Err(invalid(
+                path,
+                format!("its strength is {}", header.strength),
+            ));
         }
         steering.strength = header.strength;
         steering.operator = header.operator;
@@ -170,15 +194,25 @@ fn write_operator(
             let normal = TensorData::vector(householder.normal().to_vec());
             tensors.insert(format!("{prefix}.normal"), normal);
             let angle = match householder.angle() {
-                AngleRule::Net { net, input_scale, scale } => {
+                AngleRule::Net {
+                    net,
+                    input_scale,
+                    scale,
+                } => {
                     for (index, layer) in net.layers.iter().enumerate() {
                         let name = format!("{prefix}.angle.{index}");
                         tensors.insert(
                             format!("{name}.weight"),
-                            TensorData::matrix(layer.outputs(), layer.inputs(), layer.weight.clone()),
+                            TensorData::matrix(
+                                layer.outputs(),
+                                layer.inputs(),
+                                layer.weight.clone(),
+                            ),
                         );
-                        tensors
-                            .insert(format!("{name}.bias"), TensorData::vector(layer.bias.clone()));
+                        tensors.insert(
+                            format!("{name}.bias"),
+                            TensorData::vector(layer.bias.clone()),
+                        );
                     }
                     AngleHeader::Net {
                         depth: net.layers.len(),
@@ -187,9 +221,10 @@ fn write_operator(
                     }
                 }
                 AngleRule::Fixed { angle } => AngleHeader::Fixed { angle: *angle },
-                AngleRule::Remaining { target, scale } => {
-                    AngleHeader::Remaining { target: *target, scale: *scale }
-                }
+                AngleRule::Remaining { target, scale } => AngleHeader::Remaining {
+                    target: *target,
+                    scale: *scale,
+                },
             };
             KindHeader::Householder {
                 edge: householder.edge(),
@@ -212,12 +247,23 @@ fn read_operator(
             let vector = read_vector(file, path, &format!("{prefix}.vector"))?;
             Ok(Operator::Additive(Additive::new(vector)?))
         }
-        KindHeader::Householder { edge, kappa, max_angle, angle } => {
+        KindHeader::Householder {
+            edge,
+            kappa,
+            max_angle,
+            angle,
+        } => {
             let normal = read_vector(file, path, &format!("{prefix}.normal"))?;
             let rule = match angle {
-                AngleHeader::Net { depth, input_scale, scale } => {
-                    AngleRule::Net { net: read_net(file, path, prefix, depth)?, input_scale, scale }
-                }
+                AngleHeader::Net {
+                    depth,
+                    input_scale,
+                    scale,
+                } => AngleRule::Net {
+                    net: read_net(file, path, prefix, depth)?,
+                    input_scale,
+                    scale,
+                },
                 AngleHeader::Fixed { angle } => AngleRule::Fixed { angle },
                 AngleHeader::Remaining { target, scale } => AngleRule::Remaining { target, scale },
             };
@@ -242,7 +288,10 @@ fn read_net(
         let inputs = layers.last().map(Linear::outputs);
         match weight.shape[..] {
             [outputs, width] if outputs == bias.len() && inputs.is_none_or(|n| n == width) => {
-                layers.push(Linear { weight: weight.values, bias });
+                layers.push(Linear {
+                    weight: weight.values,
+                    bias,
+                });
             }
             _ => {
                 let message = format!("{name}.weight has the shape {:?}", weight.shape);
@@ -251,7 +300,10 @@ fn read_net(
         }
     }
     if layers.last().map(Linear::outputs) != Some(1) {
-        return Err(invalid(path, format!("{prefix}.angle does not end in one output")));
+        return Err(invalid(
+            path,
+            format!("{prefix}.angle does not end in one output"),
+        ));
     }
     Ok(AngleNet { layers })
 }
@@ -260,7 +312,10 @@ fn read_vector(file: &TensorFile, path: &Path, name: &str) -> Result<Vec<f32>, S
     let tensor = read_finite(file, path, name)?;
     match tensor.shape[..] {
         [_] => Ok(tensor.values),
-        _ => Err(invalid(path, format!("{name} has the shape {:?}, not [hidden]", tensor.shape))),
+        _ => Err(invalid(
+            path,
+            format!("{name} has the shape {:?}, not [hidden]", tensor.shape),
+        )),
     }
 }
 
@@ -270,36 +325,49 @@ fn read_finite(file: &TensorFile, path: &Path, name: &str) -> Result<TensorData,
         other => other.into(),
     })?;
     if !all_finite(&tensor.values) {
-        return Err(invalid(path, format!("tensor {name} has a NaN or infinite value")));
+        return Err(invalid(
+            path,
+            format!("tensor {name} has a NaN or infinite value"),
+        ));
     }
     Ok(tensor)
 }
 
 fn invalid(path: &Path, message: impl Into<String>) -> SteeringError {
-    SteeringError::Invalid { path: path.to_owned(), message: message.into() }
+    SteeringError::Invalid {
+        path: path.to_owned(),
+        message: message.into(),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::fit_summary::{LayerFit, Signal};
-    use crate::random::Stream;
+    use crate::random::{NormalDraw, stream};
 
     fn sample() -> Steering {
-        let mut stream = Stream::new(21, "file");
-        let mut draw = |count: usize| -> Vec<f32> {
-            (0..count).map(|_| stream.normal() as f32).collect()
-        };
+        let mut file = stream(21, "file");
+        let mut draw =
+            |count: usize| -> Vec<f32> { (0..count).map(|_| file.normal() as f32).collect() };
         let (vector, normals) = (draw(8), [draw(8), draw(8), draw(8)]);
-        let net = AngleNet::random(8, 3, &mut Stream::new(21, "net"));
+        let net = AngleNet::random(8, 3, &mut stream(21, "net"));
         let [first, second, third] = normals;
         let faithful = Householder::faithful(first, net, 0.3).unwrap();
         let fixed = AngleRule::Fixed { angle: 0.1 };
         let fixed = Householder::new(second, -0.25, fixed, None, Some(0.35)).unwrap();
-        let remaining = AngleRule::Remaining { target: 0.7, scale: 0.3 };
+        let remaining = AngleRule::Remaining {
+            target: 0.7,
+            scale: 0.3,
+        };
         let remaining = Householder::new(third, 0.7, remaining, Some(2.0), None).unwrap();
         let mut steering = Steering::identity(Digest::of_bytes(b"model"), 8, 6);
-        steering.push(2, Edit::new(Operator::Additive(Additive::new(vector).unwrap()))).unwrap();
+        steering
+            .push(
+                2,
+                Edit::new(Operator::Additive(Additive::new(vector).unwrap())),
+            )
+            .unwrap();
         for (layer, operator) in [(2, faithful), (4, fixed), (4, remaining)] {
             let mut edit = Edit::new(Operator::Householder(operator));
             edit.strength = 1.0 / 3.0;
@@ -331,20 +399,29 @@ mod tests {
                 cap_factor: 1.0,
             }],
         };
-        steering.scaled(0.7).unwrap().described("hpr-target", Compose::Stack, fit)
+        steering
+            .scaled(0.7)
+            .unwrap()
+            .described("hpr-target", Compose::Stack, fit)
     }
 
     /// T21: a steering comes back bit for bit, and is written to the same bytes again.
     #[test]
     fn round_trip_is_exact() {
         let folder = tempfile::tempdir().unwrap();
-        let (first, second) = (folder.path().join("a.safetensors"), folder.path().join("b.safetensors"));
+        let (first, second) = (
+            folder.path().join("a.safetensors"),
+            folder.path().join("b.safetensors"),
+        );
         let steering = sample();
         steering.save(&first).unwrap();
         let loaded = Steering::load(&first).unwrap();
         assert_eq!(loaded, steering);
         loaded.save(&second).unwrap();
-        assert_eq!(std::fs::read(first).unwrap(), std::fs::read(second).unwrap());
+        assert_eq!(
+            std::fs::read(first).unwrap(),
+            std::fs::read(second).unwrap()
+        );
     }
 
     /// T21: the file of another model is refused, and both digests are named.
@@ -368,14 +445,19 @@ mod tests {
         assert!(loaded.is_identity());
     }
 
-    fn refused(change: impl FnOnce(&mut serde_json::Value, &mut BTreeMap<String, TensorData>)) -> String {
+    fn refused(
+        change: impl FnOnce(&mut serde_json::Value, &mut BTreeMap<String, TensorData>),
+    ) -> String {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("bad.safetensors");
         sample().save(&path).unwrap();
         let file = TensorFile::open(&path).unwrap();
         let mut metadata = file.metadata().clone();
-        let mut tensors: BTreeMap<String, TensorData> =
-            file.names().into_iter().map(|name| (name.clone(), file.read(&name).unwrap())).collect();
+        let mut tensors: BTreeMap<String, TensorData> = file
+            .names()
+            .into_iter()
+            .map(|name| (name.clone(), file.read(&name).unwrap()))
+            .collect();
         change(&mut metadata, &mut tensors);
         write_tensors(&path, &tensors, &metadata).unwrap();
         Steering::load(&path).unwrap_err().to_string()
@@ -384,7 +466,10 @@ mod tests {
     #[test]
     fn bad_files_are_refused_with_the_reason() {
         let text = refused(|metadata, _| metadata["format"] = 9.into());
-        assert!(text.contains("format 9") && text.contains("format 1"), "{text}");
+        assert!(
+            text.contains("format 9") && text.contains("format 1"),
+            "{text}"
+        );
         let text = refused(|_, tensors| {
             tensors.get_mut("layer.2.0.vector").unwrap().values[3] = f32::NAN;
         });
@@ -392,7 +477,10 @@ mod tests {
         let text = refused(|_, tensors| {
             tensors.remove("layer.2.1.angle.1.weight");
         });
-        assert!(text.contains("layer.2.1.angle.1.weight is missing"), "{text}");
+        assert!(
+            text.contains("layer.2.1.angle.1.weight is missing"),
+            "{text}"
+        );
         let text = refused(|_, tensors| {
             tensors.insert("layer.4.0.normal".into(), TensorData::vector(vec![1.0; 7]));
         });

@@ -4,7 +4,9 @@ use serde::Deserialize;
 use sims_steering::angle_net::{AngleNet, Linear};
 use sims_steering::moments::Averaging;
 use sims_steering::separation::Scores;
-use sims_steering::{Edit, EditCounts, Householder, Operator, PairedStates, mean_difference, probe};
+use sims_steering::{
+    Edit, EditCounts, Householder, Operator, PairedStates, mean_difference, probe,
+};
 
 #[derive(Deserialize)]
 struct Reference {
@@ -51,7 +53,10 @@ fn close(ours: &[f64], theirs: &[f64], tolerance: f64) {
     assert_eq!(ours.len(), theirs.len());
     let size = theirs.iter().fold(0.0f64, |size, x| size.max(x.abs()));
     for (a, b) in ours.iter().zip(theirs) {
-        assert!((a - b).abs() <= tolerance * size, "{a} against {b}, largest {size}");
+        assert!(
+            (a - b).abs() <= tolerance * size,
+            "{a} against {b}, largest {size}"
+        );
     }
 }
 
@@ -60,11 +65,20 @@ fn close(ours: &[f64], theirs: &[f64], tolerance: f64) {
 fn faithful_hpr_equals_numpy() {
     let cases = reference().householder;
     let hidden = cases.normal.len();
-    let layers =
-        cases.layers.into_iter().map(|l| Linear { weight: l.weight, bias: l.bias }).collect();
+    let layers = cases
+        .layers
+        .into_iter()
+        .map(|l| Linear {
+            weight: l.weight,
+            bias: l.bias,
+        })
+        .collect();
     let net = AngleNet { layers };
-    let scaled: Vec<f32> =
-        cases.states.iter().map(|&x| (f64::from(x) * cases.input_scale) as f32).collect();
+    let scaled: Vec<f32> = cases
+        .states
+        .iter()
+        .map(|&x| (f64::from(x) * cases.input_scale) as f32)
+        .collect();
     close(&net.angles(&scaled), &cases.angles, 1e-6);
 
     let operator = Householder::faithful(cases.normal.clone(), net, cases.input_scale).unwrap();
@@ -74,7 +88,11 @@ fn faithful_hpr_equals_numpy() {
     let edited_f64: Vec<f64> = edited.iter().map(|&x| f64::from(x)).collect();
     close(&edited_f64, &cases.edited, 2e-6);
     let (mut below, mut above) = (0, 0);
-    for (before, after) in cases.states.chunks_exact(hidden).zip(edited.chunks_exact(hidden)) {
+    for (before, after) in cases
+        .states
+        .chunks_exact(hidden)
+        .zip(edited.chunks_exact(hidden))
+    {
         let product: f32 = before.iter().zip(&cases.normal).map(|(a, w)| a * w).sum();
         if product > 0.0 {
             assert_eq!(before, after);
@@ -109,7 +127,11 @@ fn probe_equals_scikit_learn() {
         .iter()
         .map(|&row| {
             let product = |state: &[f32]| -> f64 {
-                state.iter().zip(&fitted.weight).map(|(&x, w)| f64::from(x) * w).sum()
+                state
+                    .iter()
+                    .zip(&fitted.weight)
+                    .map(|(&x, w)| f64::from(x) * w)
+                    .sum()
             };
             usize::from(product(states.chosen(row)) > 0.0)
                 + usize::from(product(states.rejected(row)) <= 0.0)
@@ -123,14 +145,21 @@ fn probe_equals_scikit_learn() {
 fn area_under_the_curve_equals_scikit_learn() {
     let cases = reference().fits;
     let scores = Scores::along(&cases.mean_difference, &cases.states(), &cases.rows());
-    let auroc = scores.auroc();
-    close(&[auroc.value], &[cases.auroc], 1e-12);
-    assert!(auroc.low < auroc.value && auroc.value < auroc.high && auroc.low > 0.5);
+    let auroc = scores.auroc().unwrap();
+    close(&[auroc.estimate], &[cases.auroc], 1e-12);
+    assert!(auroc.low < auroc.estimate && auroc.estimate < auroc.high && auroc.low > 0.5);
 }
 
 impl FitCases {
     fn states(&self) -> PairedStates<'_> {
-        PairedStates::new(self.hidden, &self.positive, &self.negative, &self.pairs, &self.pairs).unwrap()
+        PairedStates::new(
+            self.hidden,
+            &self.positive,
+            &self.negative,
+            &self.pairs,
+            &self.pairs,
+        )
+        .unwrap()
     }
 
     fn rows(&self) -> Vec<usize> {

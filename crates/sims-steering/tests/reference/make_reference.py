@@ -90,6 +90,10 @@ def fit_cases(hidden=10, pairs=60):
 
     mean_difference = two_level(positive) - two_level(negative)
     rows = np.concatenate([positive, negative])
+    pair_scores = np.concatenate(
+        [[(states[numbers == pair] @ mean_difference).mean() for pair in range(pairs)] for states in (positive, negative)]
+    )
+    pair_labels = np.repeat([1, 0], pairs)
     labels = np.concatenate([np.ones(len(positive)), np.zeros(len(negative))])
     state_norm = np.linalg.norm(rows, axis=1).mean()
     scale = math.sqrt(hidden) / state_norm
@@ -106,7 +110,7 @@ def fit_cases(hidden=10, pairs=60):
         "inverse_penalty": 0.5,
         "probe": (scale * probe.coef_[0]).tolist(),
         "probe_accuracy": float(probe.score(scale * rows, labels)),
-        "auroc": float(roc_auc_score(labels, rows @ mean_difference)),
+        "auroc": float(roc_auc_score(pair_labels, pair_scores)),
     }
 
 

@@ -1,0 +1,156 @@
+//! Runs planned pairs through the model and writes their hidden states as they come.
+
+use crate::ExtractError;
+use crate::sequence::{PlannedPair, PlannedSequence};
+use sims_artifact::tables::StateIndexRow;
+use sims_artifact::tensors::StoredDtype;
+use sims_artifact::{ArtifactError, TensorSpec, TensorWriter};
+use sims_model::capture::{CaptureRequest, HiddenStates, hidden_states};
+use sims_model::score::{ScoreLimits, TokenCount};
+use sims_model::{Decoder, Hook, ModelError};
+use std::ops::ControlFlow;
+use std::path::Path;
+
+/// Extraction that stopped midway.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The states themselves are at fault.
+    #[error(transparent)]
+    Extract(#[from] ExtractError),
+    /// The file could not be written.
+    #[error(transparent)]
+    Artifact(#[from] ArtifactError),
+    /// The model refused a sequence, or was interrupted.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+}
+
+/// Returns the names of the tensors of a layer: chosen and rejected.
+pub fn tensor_names(layer: usize) -> [String; 2] {
+    [
+        format!("layer.{layer}.positive"),
+        format!("layer.{layer}.negative"),
+    ]
+}
+
+/// Describes every row that [`write_states`] writes, in order.
+///
+/// The position counts from the first token of the response. It is the chosen sequence's: for `end` and `reask`
+/// the rejected one may differ, since the responses may differ in length.
+pub fn index(pairs: &[PlannedPair]) -> Vec<StateIndexRow> {
+    let mut rows = Vec::new();
+    for pair in pairs {
+        for (&chosen, &rejected) in pair.chosen.positions.iter().zip(&pair.rejected.positions) {
+            rows.push(StateIndexRow {
+                row: u32::try_from(rows.len()).unwrap_or(u32::MAX),
+                pair_id: pair.pair_id.clone(),
+                prompt_id: pair.prompt_id.clone(),
+                position: u32::try_from(chosen - pair.prompt_tokens).unwrap_or(u32::MAX),
+                chosen_token_id: pair.chosen.tokens[chosen],
+                rejected_token_id: pair.rejected.tokens[rejected],
+            });
+        }
+    }
+    rows
+}
+
+/// Where and how states are written.
+pub struct StatesFile<'a> {
+    /// The file.
+    pub path: &'a Path,
+    /// How values are stored.
+    pub dtype: StoredDtype,
+    /// Its metadata.
+    pub metadata: serde_json::Value,
+}
+
+/// Runs the pairs and writes their states at `layers`: `layer.{i}.positive` and `layer.{i}.negative`,
+/// `[rows, hidden]` each. States are read after `hook`, where there is one.
+///
+/// Memory is bounded by `limits`, whatever the number of pairs. `progress` is called after every pair and may
+/// stop the run.
+///
+/// # Errors
+/// [`ExtractError::NonFinite`] for a state that is not a number, and whatever the model or the file says.
+pub fn write_states(
+    decoder: &Decoder,
+    pairs: &[PlannedPair],
+    layers: &[usize],
+    hook: Option<&mut dyn Hook>,
+    limits: &ScoreLimits,
+    file: &StatesFile<'_>,
+    progress: &mut dyn FnMut() -> ControlFlow<()>,
+) -> Result<TokenCount, RunError> {
+    let hidden_size = decoder.config().hidden_size;
+    let rows: usize = pairs.iter().map(PlannedPair::rows).sum();
+    let specs = layers
+        .iter()
+        .flat_map(|&layer| tensor_names(layer))
+        .map(|name| TensorSpec {
+            name,
+            dtype: file.dtype,
+            shape: vec![rows, hidden_size],
+        })
+        .collect();
+    let mut writer = TensorWriter::create(file.path, specs, &file.metadata)?;
+
+    // A pair's two sequences are neighbours, so that their common prompt is computed once.
+    let with_rows: Vec<&PlannedPair> = pairs.iter().filter(|pair| pair.rows() > 0).collect();
+    let requests: Vec<CaptureRequest> = with_rows
+        .iter()
+        .flat_map(|pair| [&pair.chosen, &pair.rejected])
+        .map(request)
+        .collect();
+    let mut first_row = 0;
+    let mut failure: Option<RunError> = None;
+    let mut sink = |states: HiddenStates| {
+        let pair = with_rows[states.request / 2];
+        let is_rejected = states.request % 2;
+        if let Err(error) = write_pair(&mut writer, pair, is_rejected, first_row, layers, &states) {
+            failure = Some(error);
+            return ControlFlow::Break(());
+        }
+        if is_rejected == 1 {
+            first_row += pair.rows();
+            return progress();
+        }
+        ControlFlow::Continue(())
+    };
+    let counted = hidden_states(decoder, &requests, layers, limits, hook, &mut sink);
+    if let Some(error) = failure {
+        return Err(error);
+    }
+    let counted = counted?;
+    writer.publish()?;
+    Ok(counted)
+}
+
+fn request(sequence: &PlannedSequence) -> CaptureRequest {
+    CaptureRequest {
+        tokens: sequence.tokens.clone(),
+        positions: sequence.positions.clone(),
+        edit_from: sequence.edit_from,
+    }
+}
+
+fn write_pair(
+    writer: &mut TensorWriter,
+    pair: &PlannedPair,
+    is_rejected: usize,
+    first_row: usize,
+    layers: &[usize],
+    states: &HiddenStates,
+) -> Result<(), RunError> {
+    for (&layer, values) in layers.iter().zip(&states.layers) {
+        if values.iter().any(|x| !x.is_finite()) {
+            let error = ExtractError::NonFinite {
+                pair_id: pair.pair_id.clone(),
+                class: ["chosen", "rejected"][is_rejected],
+                layer,
+            };
+            return Err(error.into());
+        }
+        writer.write_rows(&tensor_names(layer)[is_rejected], first_row, values)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,427 @@
+//! The extract stage as a program, on a model with random weights.
+
+#[expect(dead_code, reason = "each test program uses a part of what they share")]
+#[path = "../../../sims-sample/tests/it/random_model.rs"]
+mod random_model;
+
+use random_model::{HIDDEN, LAYERS, RandomModel, prompts, refused, succeeded, summary};
+use sims_artifact::tables::{PairRow, PromptRow, StateIndexRow, pair_id};
+use sims_artifact::{Digest, ModelManifest, TensorFile, read_table, write_table};
+use sims_model::capture::{CaptureRequest, HiddenStates, hidden_states};
+use sims_model::score::ScoreLimits;
+use sims_model::{ChatMessage, LanguageModel, LoadOptions};
+use sims_steering::{Additive, Edit, Operator, Steering};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+use tempfile::TempDir;
+
+/// The token that ends a turn.
+const END: u32 = 1;
+
+struct Bench {
+    folder: TempDir,
+    model: PathBuf,
+    prompts: Vec<PromptRow>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self::with(&RandomModel::default())
+    }
+
+    fn with(model: &RandomModel) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let model = model.write(folder.path());
+        let prompts = prompts(6);
+        write_table(&folder.path().join("prompts.parquet"), &prompts).unwrap();
+        Self {
+            folder,
+            model,
+            prompts,
+        }
+    }
+
+    fn out(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Pairs of responses of different lengths that share their first two tokens; every third is unfinished.
+    fn pairs(&self) -> Vec<PairRow> {
+        (0..self.prompts.len() as u32)
+            .map(|number| {
+                let mut chosen = vec![10, 11, 20 + number, 21, 22, 23];
+                let mut rejected = vec![10, 11, 40 + number, 41];
+                if !number.is_multiple_of(3) {
+                    chosen.push(END);
+                    rejected.push(END);
+                }
+                self.pair(number as usize, chosen, rejected)
+            })
+            .collect()
+    }
+
+    fn pair(&self, prompt: usize, chosen: Vec<u32>, rejected: Vec<u32>) -> PairRow {
+        let prompt_id = &self.prompts[prompt].prompt_id;
+        PairRow {
+            pair_id: pair_id(prompt_id, &format!("{chosen:?}"), &format!("{rejected:?}")),
+            prompt_id: prompt_id.clone(),
+            chosen_id: String::new(),
+            rejected_id: String::new(),
+            chosen: String::new(),
+            rejected: String::new(),
+            chosen_token_ids: chosen,
+            rejected_token_ids: rejected,
+            margin: 1.0,
+            z: 0.0,
+            weight: 1.0,
+            origin_round: 1,
+            judge: "test".to_owned(),
+        }
+    }
+
+    fn run(&self, out: &str, pairs: &[PairRow], arguments: &[&str]) -> Output {
+        let (pairs_path, prompts_path) = (
+            self.out(&format!("{out}.pairs.parquet")),
+            self.out("prompts.parquet"),
+        );
+        write_table(&pairs_path, pairs).unwrap();
+        let mut all = vec![
+            "--pairs",
+            pairs_path.to_str().unwrap(),
+            "--prompts",
+            prompts_path.to_str().unwrap(),
+        ];
+        all.extend(arguments);
+        let program = env!("CARGO_BIN_EXE_sims-extract");
+        random_model::run(program, &self.model, &self.out(out), &all)
+    }
+
+    fn extracted(&self, out: &str) -> Extracted {
+        Extracted {
+            states: TensorFile::open(&self.out(out).join("states.safetensors")).unwrap(),
+            index: read_table(&self.out(out).join("index.parquet")).unwrap(),
+        }
+    }
+
+    fn steering(&self, name: &str, model: Digest) -> (String, Vec<f32>) {
+        let vector: Vec<f32> = (0..HIDDEN).map(|i| (i as f32).sin()).collect();
+        let mut steering = Steering::identity(model, HIDDEN, LAYERS);
+        let additive = Additive::new(vector.clone()).unwrap();
+        steering
+            .push(1, Edit::new(Operator::Additive(additive)))
+            .unwrap();
+        let path = self.out(name);
+        steering.save(&path).unwrap();
+        (path.to_str().unwrap().to_owned(), vector)
+    }
+
+    fn digest(&self) -> Digest {
+        ModelManifest::of_dir(&self.model).unwrap().digest
+    }
+
+    fn open_model(&self) -> LanguageModel {
+        LanguageModel::load(&self.model, &LoadOptions::default()).unwrap()
+    }
+}
+
+struct Extracted {
+    states: TensorFile,
+    index: Vec<StateIndexRow>,
+}
+
+impl Extracted {
+    fn row(&self, layer: usize, class: &str, row: usize) -> Vec<f32> {
+        self.states
+            .read_rows(&format!("layer.{layer}.{class}"), row, 1)
+            .unwrap()
+    }
+}
+
+/// The state of one sequence at one position, run alone.
+fn state(model: &LanguageModel, tokens: &[u32], position: usize, layer: usize) -> Vec<f32> {
+    let request = CaptureRequest {
+        tokens: tokens.to_vec(),
+        positions: vec![position],
+        edit_from: usize::MAX,
+    };
+    let mut captured = Vec::new();
+    let mut sink = |states: HiddenStates| {
+        captured = states.layers.into_iter().next().unwrap();
+        ControlFlow::Continue(())
+    };
+    let limits = ScoreLimits::default();
+    hidden_states(
+        model.decoder(),
+        &[request],
+        &[layer],
+        &limits,
+        None,
+        &mut sink,
+    )
+    .unwrap();
+    captured
+}
+
+fn prompt_tokens(model: &LanguageModel, prompt: &PromptRow) -> Vec<u32> {
+    sims_sample::prompt_tokens(model, &prompt.messages).unwrap()
+}
+
+/// The conversation with the answer in it and the question again, as the template writes it.
+fn asked_again(model: &LanguageModel, prompt: &PromptRow, answer: &[u32]) -> Vec<u32> {
+    let question = ChatMessage::new("user", &prompt.messages[0].content);
+    let answer = ChatMessage::new("assistant", model.tokenizer().decode(answer).unwrap());
+    let chat = [question.clone(), answer, question];
+    let text = model.chat_template().unwrap().render(&chat, true).unwrap();
+    model.tokenizer().encode(&text).unwrap()
+}
+
+#[test]
+fn reasked_states_are_those_of_the_templated_conversation() {
+    let bench = Bench::new();
+    let pairs = bench.pairs();
+    succeeded(&bench.run("out", &pairs, &["--positions", "reask"]));
+    let (model, extracted) = (bench.open_model(), bench.extracted("out"));
+    assert_eq!(extracted.index.len(), pairs.len());
+    assert_eq!(
+        extracted.states.names(),
+        [
+            "layer.0.negative",
+            "layer.0.positive",
+            "layer.1.negative",
+            "layer.1.positive"
+        ]
+    );
+    for (row, pair) in pairs.iter().enumerate() {
+        assert_eq!(extracted.index[row].pair_id, pair.pair_id);
+        for (class, sampled) in [
+            ("positive", &pair.chosen_token_ids),
+            ("negative", &pair.rejected_token_ids),
+        ] {
+            // Finished or not, the answer is followed by the end of its turn.
+            let answer: Vec<u32> = sampled.iter().copied().filter(|&id| id != END).collect();
+            let tokens = asked_again(&model, &bench.prompts[row], &answer);
+            for layer in [0, 1] {
+                let expected = state(&model, &tokens, tokens.len() - 1, layer);
+                assert_eq!(extracted.row(layer, class, row), expected, "{class} {row}");
+            }
+        }
+    }
+    let metadata = extracted.states.metadata();
+    assert_eq!(metadata["model"], bench.digest().to_string());
+    assert_eq!(metadata["positions"], "reask");
+    assert_eq!(metadata["layers"], serde_json::json!([0, 1]));
+    assert!(metadata["steering"].is_null());
+}
+
+#[test]
+fn end_states_stand_at_the_token_that_ends_the_turn() {
+    let bench = Bench::new();
+    let pairs = bench.pairs();
+    succeeded(&bench.run("out", &pairs, &["--positions", "end", "--layers", "1"]));
+    let (model, extracted) = (bench.open_model(), bench.extracted("out"));
+    for (row, pair) in pairs.iter().enumerate() {
+        let mut tokens = prompt_tokens(&model, &bench.prompts[row]);
+        tokens.extend(pair.chosen_token_ids.iter().filter(|&&id| id != END));
+        tokens.push(END);
+        let expected = state(&model, &tokens, tokens.len() - 1, 1);
+        assert_eq!(extracted.row(1, "positive", row), expected);
+        let index = &extracted.index[row];
+        assert_eq!((index.chosen_token_id, index.rejected_token_id), (END, END));
+        assert_eq!(index.position, 6);
+    }
+}
+
+#[test]
+fn response_rows_share_their_index_and_skip_the_common_prefix() {
+    let bench = Bench::new();
+    let pairs = bench.pairs();
+    let (model, limit) = (bench.open_model(), ["--rows-per-pair", "1"]);
+    for positions in ["response", "predictive"] {
+        succeeded(&bench.run(positions, &pairs, &["--positions", positions]));
+        let extracted = bench.extracted(positions);
+        let mut row = 0;
+        for (number, pair) in pairs.iter().enumerate() {
+            let prompt = prompt_tokens(&model, &bench.prompts[number]);
+            // Indices 2 and 3 differ and exist in both. Where the rejected response is unfinished, the state at
+            // its last token produces nothing.
+            let finished = pair.rejected_token_ids.last() == Some(&END);
+            let indices = if positions == "response" || finished {
+                2..4
+            } else {
+                2..3
+            };
+            for index in indices {
+                let entry = &extracted.index[row];
+                assert_eq!(entry.pair_id, pair.pair_id);
+                assert_eq!(entry.position as usize, index);
+                assert_eq!(entry.chosen_token_id, pair.chosen_token_ids[index]);
+                assert_eq!(entry.rejected_token_id, pair.rejected_token_ids[index]);
+                let tokens = [&prompt[..], &pair.rejected_token_ids].concat();
+                let expected = state(&model, &tokens, prompt.len() + index, 0);
+                assert_eq!(extracted.row(0, "negative", row), expected);
+                row += 1;
+            }
+        }
+        assert_eq!(extracted.index.len(), row);
+        succeeded(&bench.run(
+            "few",
+            &pairs,
+            &[&["--positions", positions][..], &limit].concat(),
+        ));
+        assert_eq!(bench.extracted("few").index.len(), pairs.len());
+    }
+}
+
+#[test]
+fn batch_size_and_threads_change_no_byte() {
+    let bench = Bench::new();
+    let (steering, _) = bench.steering("s.safetensors", bench.digest());
+    let pairs = bench.pairs();
+    let bytes = |out: &str, extra: &[&str]| {
+        let arguments = ["--positions", "response", "--steering", &steering];
+        succeeded(&bench.run(out, &pairs, &[&arguments[..], extra].concat()));
+        ["states.safetensors", "index.parquet"]
+            .map(|name| std::fs::read(bench.out(out).join(name)).unwrap())
+    };
+    let alone = bytes("a", &["--batch-size", "1", "--threads", "1"]);
+    assert_eq!(alone, bytes("b", &["--batch-size", "0", "--threads", "3"]));
+}
+
+#[test]
+fn states_are_read_after_the_steering() {
+    let bench = Bench::new();
+    let pairs = bench.pairs();
+    let (steering, vector) = bench.steering("s.safetensors", bench.digest());
+    for positions in ["response", "reask"] {
+        let arguments = ["--positions", positions];
+        succeeded(&bench.run("base", &pairs, &arguments));
+        let arguments = ["--positions", positions, "--steering", &steering];
+        succeeded(&bench.run("steered", &pairs, &arguments));
+        let (base, steered) = (bench.extracted("base"), bench.extracted("steered"));
+        for row in 0..base.index.len() {
+            // Block 0 is below the edit, block 1 is edited from the prompt's last token on.
+            assert_eq!(
+                base.row(0, "positive", row),
+                steered.row(0, "positive", row)
+            );
+            let (plain, edited) = (
+                base.row(1, "positive", row),
+                steered.row(1, "positive", row),
+            );
+            for ((a, b), v) in plain.iter().zip(&edited).zip(&vector) {
+                assert!(
+                    (b - a - v).abs() < 1e-6,
+                    "{positions}: {a} + {v} became {b}"
+                );
+            }
+        }
+        let digest = Digest::of_file(Path::new(&steering)).unwrap();
+        let metadata = steered.states.metadata();
+        assert_eq!(metadata["steering"], digest.to_string());
+    }
+}
+
+#[test]
+fn a_steering_that_changes_nothing_is_none() {
+    let bench = Bench::new();
+    let path = bench.out("identity.safetensors");
+    Steering::identity(bench.digest(), HIDDEN, LAYERS)
+        .save(&path)
+        .unwrap();
+    let arguments = ["--steering", path.to_str().unwrap()];
+    succeeded(&bench.run("out", &bench.pairs(), &arguments));
+    assert!(bench.extracted("out").states.metadata()["steering"].is_null());
+}
+
+#[test]
+fn states_can_be_stored_at_half_the_size() {
+    let bench = Bench::new();
+    succeeded(&bench.run("full", &bench.pairs(), &[]));
+    succeeded(&bench.run("half", &bench.pairs(), &["--states-dtype", "bf16"]));
+    let (full, half) = (bench.extracted("full"), bench.extracted("half"));
+    for (a, b) in full
+        .row(1, "positive", 3)
+        .iter()
+        .zip(half.row(1, "positive", 3))
+    {
+        assert!((a - b).abs() <= a.abs() / 128.0, "{a} {b}");
+    }
+}
+
+#[test]
+fn pairs_without_a_comparable_position_are_counted() {
+    let bench = Bench::new();
+    let mut pairs = bench.pairs();
+    pairs[2] = bench.pair(2, vec![10, 11], vec![10, 11, 12]);
+    succeeded(&bench.run("out", &pairs, &["--positions", "response"]));
+    let summary = summary(&bench.out("out"));
+    assert_eq!(summary["counts"]["pairs_without_rows"], 1.0);
+    assert!(
+        summary["warnings"][0]
+            .as_str()
+            .unwrap()
+            .contains("1 of 6 pairs")
+    );
+    let rows = bench.extracted("out").index;
+    assert!(rows.iter().all(|row| row.pair_id != pairs[2].pair_id));
+}
+
+#[test]
+fn bad_input_is_refused_by_name() {
+    let bench = Bench::new();
+    let good = bench.pairs();
+    let refuse = |pairs: &[PairRow], arguments: &[&str], expected: &[&str]| {
+        let message = refused(&bench.run("bad", pairs, arguments), &bench.out("bad"));
+        for part in expected {
+            assert!(message.contains(part), "{part} is not in: {message}");
+        }
+    };
+    let with = |change: fn(&mut PairRow)| {
+        let mut pairs = good.clone();
+        change(&mut pairs[1]);
+        pairs
+    };
+    let id = good[1].pair_id.as_str();
+    refuse(&[], &[], &["no contrast pairs"]);
+    refuse(
+        &with(|p| p.prompt_id = "nobody".into()),
+        &[],
+        &[id, "nobody", "not in the prompts"],
+    );
+    refuse(
+        &with(|p| p.chosen_token_ids = vec![END]),
+        &[],
+        &[id, "chosen response is empty"],
+    );
+    refuse(
+        &with(|p| p.rejected_token_ids = vec![]),
+        &[],
+        &[id, "rejected response is empty"],
+    );
+    refuse(
+        &with(|p| p.chosen_token_ids[2] = 999),
+        &[],
+        &[id, "token id 999", "vocabulary has 64"],
+    );
+    let long = with(|p| p.chosen_token_ids = vec![9; 300]);
+    refuse(&long, &[], &[id, "`reask`", "the model's context is 256"]);
+    refuse(&good, &["--layers", "2"], &["layer 2", "0 to 1"]);
+    refuse(&good, &["--layers", "1,1"], &["layer 1 is asked for twice"]);
+    refuse(&good, &["--rows-per-pair", "0"], &["rows-per-pair is 0"]);
+    let same = [bench.pair(0, vec![10, 11], vec![10, 11])];
+    refuse(
+        &same,
+        &["--positions", "response"],
+        &["none of the 1 pairs"],
+    );
+    let (other, _) = bench.steering("other.safetensors", Digest::of_bytes(b"other"));
+    refuse(
+        &good,
+        &["--steering", &other],
+        &[
+            &bench.digest().to_string(),
+            &Digest::of_bytes(b"other").to_string(),
+        ],
+    );
+}

@@ -1,0 +1,125 @@
+//! Puts fitted edits on the incumbent, within the limit on the accumulated shift.
+
+use crate::FitStageError;
+use crate::operators::FittedEdit;
+use crate::states::StatesHeader;
+use sims_artifact::Digest;
+use sims_steering::{Additive, Edit, FitError, Operator, Steering, shift_factor};
+
+/// A layer to steer: its edit and the scale of its states.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LayerEdit {
+    /// The layer.
+    pub layer: usize,
+    /// The fitted edit.
+    pub fitted: FittedEdit,
+    /// Mean norm of the layer's states.
+    pub state_norm: f64,
+}
+
+/// A composed steering, and how far the limit shortened each layer's part.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Composed {
+    /// The steering, without a description.
+    pub steering: Steering,
+    /// By layer, in the order given: the factor on this round's part (1: untouched), and the norm of all that is
+    /// added at the layer in units of its state norm (none: nothing is added).
+    pub shifts: Vec<(f64, Option<f64>)>,
+}
+
+/// Puts the edits on top of the incumbent, or on nothing.
+///
+/// `max_shift` bounds the sum of the vectors at each layer in units of its state norm; 0 is no bound. An edit
+/// that would exceed it is shortened, the incumbent is not touched.
+///
+/// # Errors
+/// [`FitStageError::Steering`] if an edit does not fit the model.
+pub fn compose(
+    incumbent: Option<&Steering>,
+    edits: &[LayerEdit],
+    header: &StatesHeader,
+    max_shift: f64,
+) -> Result<Composed, FitStageError> {
+    let identity =
+        || Steering::identity(header.model, header.hidden_size, header.num_hidden_layers);
+    let mut own = identity();
+    let mut shifts = Vec::new();
+    for edit in edits {
+        let before = incumbent.and_then(|incumbent| incumbent.additive_shift(edit.layer));
+        let limit = if max_shift > 0.0 {
+            max_shift * edit.state_norm
+        } else {
+            f64::INFINITY
+        };
+        let (bounded, factor) = bounded(&edit.fitted.edit, before.as_deref(), limit)
+            .map_err(FitStageError::at(edit.layer))?;
+        own.push(edit.layer, bounded)?;
+        shifts.push((factor, None));
+    }
+    let base = incumbent.cloned().unwrap_or_else(identity);
+    let steering = base.stack(&own)?;
+    for ((_, shift), edit) in shifts.iter_mut().zip(edits) {
+        *shift = steering
+            .additive_shift(edit.layer)
+            .map(|sum| sum.iter().map(|x| x * x).sum::<f64>().sqrt() / edit.state_norm);
+    }
+    Ok(Composed { steering, shifts })
+}
+
+/// Shortens a vector so that its sum with what is already added stays within the limit.
+fn bounded(edit: &Edit, before: Option<&[f64]>, limit: f64) -> Result<(Edit, f64), FitError> {
+    let Operator::Additive(additive) = &edit.operator else {
+        return Ok((edit.clone(), 1.0));
+    };
+    let addition: Vec<f64> = additive.vector().iter().map(|&x| f64::from(x)).collect();
+    let none = vec![0.0; addition.len()];
+    let factor = if limit.is_finite() {
+        shift_factor(before.unwrap_or(&none), &addition, limit)?
+    } else {
+        1.0
+    };
+    if factor == 1.0 {
+        return Ok((edit.clone(), factor));
+    }
+    let shortened = addition.iter().map(|x| (factor * x) as f32).collect();
+    let operator = Operator::Additive(Additive::new(shortened)?);
+    Ok((
+        Edit {
+            operator,
+            ..edit.clone()
+        },
+        factor,
+    ))
+}
+
+/// Checks that the states were read under the steering that the fit builds on.
+///
+/// `incumbent`: the steering to build on and the digest of its file.
+///
+/// # Errors
+/// [`FitStageError::OtherSteering`] or [`FitStageError::OtherModel`].
+pub fn check_origin(
+    header: &StatesHeader,
+    incumbent: Option<(&Steering, Digest)>,
+) -> Result<(), FitStageError> {
+    if let Some((steering, _)) = incumbent
+        && steering.model() != &header.model
+    {
+        return Err(FitStageError::OtherModel {
+            incumbent: *steering.model(),
+            states: header.model,
+        });
+    }
+    let built_on = incumbent.map(|(_, digest)| digest);
+    if header.steering == built_on {
+        return Ok(());
+    }
+    let named = |digest: Option<Digest>, with: &str, without: &str| match digest {
+        Some(digest) => format!("{with} {}", digest.short(12)),
+        None => without.to_owned(),
+    };
+    Err(FitStageError::OtherSteering {
+        states: named(header.steering, "under steering", "from the base model"),
+        fit: named(built_on, "on steering", "on the base model"),
+    })
+}

@@ -1,0 +1,150 @@
+//! From a layer's states to the edit that steers it.
+
+use crate::layer::{Halves, LayerFigures};
+use crate::params::{Edge, FitParams, NormalChoice, OperatorChoice, TargetAngle};
+use sims_steering::hpr::{self, HprFigures, HprOptions, Normal};
+use sims_steering::{Additive, AngleRule, Edit, FitError, Householder, Operator, PairedStates};
+
+/// A fitted edit and what its fit found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FittedEdit {
+    /// The edit, at strength 1.
+    pub edit: Edit,
+    /// Angle between the mean elevations of the classes in radians, for the rotations.
+    pub class_gap: Option<f64>,
+    /// Held-out figures of the angle network, where there is one.
+    pub network: Option<HprFigures>,
+}
+
+/// Fits the operator that the parameters ask for.
+///
+/// # Errors
+/// What the fit says; [`FitError::AngleUnderfit`] for `hpr-capped` alone, since `hpr` keeps the published rules.
+pub fn fit(
+    states: &PairedStates<'_>,
+    halves: &Halves,
+    figures: &LayerFigures,
+    params: &FitParams,
+) -> Result<FittedEdit, FitError> {
+    let fitted = match params.operator {
+        OperatorChoice::MeanDifference => FittedEdit {
+            edit: Edit::new(Operator::Additive(Additive::new(
+                figures.difference.scaled(params.step),
+            )?)),
+            class_gap: None,
+            network: None,
+        },
+        OperatorChoice::Hpr => faithful(states, halves, params)?,
+        OperatorChoice::HprCapped => capped(states, halves, figures, params)?,
+        OperatorChoice::HprTarget => target(states, halves, figures, params)?,
+    };
+    let edit = Edit {
+        preserve_norm: params.preserve_norm,
+        ..fitted.edit
+    };
+    Ok(FittedEdit { edit, ..fitted })
+}
+
+fn faithful(
+    states: &PairedStates<'_>,
+    halves: &Halves,
+    params: &FitParams,
+) -> Result<FittedEdit, FitError> {
+    let options = HprOptions {
+        epochs: params.epochs as usize,
+        ..HprOptions::faithful(params.seed)
+    };
+    let fitted = hpr::fit(
+        states,
+        &halves.fit,
+        &halves.held_out,
+        &Normal::Probe,
+        &options,
+    )?;
+    let gap = hpr::elevations(states, &halves.fit, &fitted.normal)?.gap();
+    let angle = AngleRule::Net {
+        net: fitted.net,
+        input_scale: fitted.input_scale,
+        scale: params.angle_scale,
+    };
+    let operator = Householder::new(fitted.normal, 0.0, angle, None, None)?;
+    Ok(rotation(operator, gap, Some(fitted.held_out)))
+}
+
+fn capped(
+    states: &PairedStates<'_>,
+    halves: &Halves,
+    figures: &LayerFigures,
+    params: &FitParams,
+) -> Result<FittedEdit, FitError> {
+    let options = HprOptions {
+        epochs: params.epochs as usize,
+        ..HprOptions::sound(params.seed)
+    };
+    let normal = match params.normal {
+        NormalChoice::MeanDifference => Normal::Given(figures.difference.scaled(1.0)),
+        NormalChoice::Probe => Normal::Probe,
+    };
+    let fitted = hpr::fit(states, &halves.fit, &halves.held_out, &normal, &options)?;
+    let elevations = hpr::elevations(states, &halves.fit, &fitted.normal)?;
+    let angle = AngleRule::Net {
+        net: fitted.net,
+        input_scale: fitted.input_scale,
+        scale: params.angle_scale,
+    };
+    let operator = Householder::new(
+        fitted.normal,
+        edge(params, elevations.chosen),
+        angle,
+        cap(params.kappa),
+        cap(params.max_angle),
+    )?;
+    Ok(rotation(operator, elevations.gap(), Some(fitted.held_out)))
+}
+
+fn target(
+    states: &PairedStates<'_>,
+    halves: &Halves,
+    figures: &LayerFigures,
+    params: &FitParams,
+) -> Result<FittedEdit, FitError> {
+    let normal: Vec<f32> = match params.normal {
+        NormalChoice::MeanDifference => figures.difference.scaled(1.0),
+        NormalChoice::Probe => figures.probe.iter().map(|&w| w as f32).collect(),
+    };
+    let elevations = hpr::elevations(states, &halves.fit, &normal)?;
+    let angle = match params.angle {
+        // Classes that stand in the wrong order leave nothing to turn by.
+        TargetAngle::ClassGap => AngleRule::Fixed {
+            angle: params.step * elevations.gap().max(0.0),
+        },
+        TargetAngle::Remaining => AngleRule::Remaining {
+            target: elevations.chosen,
+            scale: params.step,
+        },
+    };
+    let edge = edge(params, elevations.chosen);
+    let operator = Householder::new(normal, edge, angle, None, cap(params.max_angle))?;
+    Ok(rotation(operator, elevations.gap(), None))
+}
+
+fn rotation(operator: Householder, gap: f64, network: Option<HprFigures>) -> FittedEdit {
+    FittedEdit {
+        edit: Edit::new(Operator::Householder(operator)),
+        class_gap: Some(gap),
+        network,
+    }
+}
+
+/// Returns the elevation up to which states are edited.
+fn edge(params: &FitParams, chosen_elevation: f64) -> f64 {
+    match (params.edit_if, params.normal) {
+        (Edge::BelowTarget, _) | (Edge::Auto, NormalChoice::MeanDifference) => chosen_elevation,
+        (Edge::BelowPlane, _) | (Edge::Auto, NormalChoice::Probe) => 0.0,
+    }
+}
+
+/// Reads 0 as no cap.
+fn cap(value: f64) -> Option<f64> {
+    (value > 0.0).then_some(value)
+}

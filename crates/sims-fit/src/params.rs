@@ -1,0 +1,212 @@
+//! The stage's parameters.
+
+use crate::FitStageError;
+use sims_stage::List;
+
+sims_stage::choice! {
+    /// What is fitted
+    pub enum OperatorChoice {
+        /// Add the mean difference of chosen and rejected states, at its raw length
+        MeanDifference = "mean-difference",
+        /// Householder pseudo-rotation as published: probe as normal, angles from a network
+        Hpr = "hpr",
+        /// The same with the angle capped and the network started at the mean angle
+        HprCapped = "hpr-capped",
+        /// Rotation without a network: below the chosen states' mean, by a share of the class gap
+        HprTarget = "hpr-target",
+    }
+}
+
+sims_stage::choice! {
+    /// What hpr-capped and hpr-target turn toward
+    pub enum NormalChoice {
+        /// The mean difference
+        MeanDifference = "mean-difference",
+        /// The bias-free probe
+        Probe = "probe",
+    }
+}
+
+sims_stage::choice! {
+    /// Which states hpr-capped and hpr-target edit
+    pub enum Edge {
+        /// Below the target with the mean difference as normal, below the plane with the probe
+        Auto = "auto",
+        /// Those on the rejected side of the plane through the origin
+        BelowPlane = "below-plane",
+        /// Those below the mean elevation of chosen states
+        BelowTarget = "below-target",
+    }
+}
+
+sims_stage::choice! {
+    /// How far hpr-target turns
+    pub enum TargetAngle {
+        /// The same angle for every state: step times the gap between the classes
+        ClassGap = "class-gap",
+        /// Step times what is left to the mean elevation of chosen states
+        Remaining = "remaining",
+    }
+}
+
+sims_stage::choice! {
+    /// What layers are compared by
+    pub enum Rule {
+        /// Largest contrast among those that held-out states tell apart as well as the best
+        Contrast = "contrast",
+        /// Held-out area under the ROC curve along the fitted direction
+        Auroc = "auroc",
+        /// Held-out accuracy of the bias-free probe
+        ProbeAccuracy = "probe-accuracy",
+    }
+}
+
+sims_stage::choice! {
+    /// How the fit relates to the incumbent
+    pub enum Relation {
+        /// Comes on top of it; the states were read under it
+        Stack = "stack",
+        /// Takes its place; the states were read from the base model
+        Replace = "replace",
+    }
+}
+
+sims_stage::choice! {
+    /// Which response counts as chosen
+    pub enum Labels {
+        /// The one that was chosen
+        Ranked = "ranked",
+        /// Either one, by a coin for each pair: the control
+        Shuffled = "shuffled",
+    }
+}
+
+sims_stage::choice! {
+    /// How rows are averaged
+    pub enum Averaged {
+        /// Over a response's rows, then over responses
+        TwoLevel = "two-level",
+        /// Over all rows at once: long responses weigh more
+        Flat = "flat",
+    }
+}
+
+sims_stage::params! {
+    /// What is fitted, where, and how far it moves.
+    pub struct FitParams {
+        /// What is fitted
+        operator: OperatorChoice = OperatorChoice::MeanDifference,
+        /// Share of the class difference that mean-difference and hpr-target move
+        step: f64 = 0.25,
+        /// Factor of the predicted angle of hpr and hpr-capped; 1 as published
+        angle_scale: f64 = 1.0,
+        /// What hpr-capped and hpr-target turn toward; hpr turns toward its probe
+        normal: NormalChoice = NormalChoice::MeanDifference,
+        /// Which states hpr-capped and hpr-target edit
+        edit_if: Edge = Edge::Auto,
+        /// How far hpr-target turns
+        angle: TargetAngle = TargetAngle::ClassGap,
+        /// Cap of hpr-capped, in multiples of the angle to a state's mirror image at the edge; 0 is off
+        kappa: f64 = 2.0,
+        /// Cap of hpr-capped and hpr-target in radians; 0 is off
+        max_angle: f64 = 0.35,
+        /// Passes over the fit half for the angle network
+        epochs: u32 = 5,
+        /// Layers to steer; empty chooses among those extracted
+        layers: List<u32> = List(Vec::new()),
+        /// Layers to choose
+        top_k: u32 = 1,
+        /// Least distance between chosen layers
+        spread: u32 = 1,
+        /// What layers are compared by
+        selection: Rule = Rule::Contrast,
+        /// How the fit relates to the incumbent
+        compose: Relation = Relation::Stack,
+        /// Longest sum of vectors at a layer, earlier rounds included, in units of the mean state norm; 0 is off
+        max_shift: f64 = 0.25,
+        /// Restore each state's norm after the edit
+        preserve_norm: bool = false,
+        /// How rows are averaged
+        averaging: Averaged = Averaged::TwoLevel,
+        /// Which response counts as chosen
+        labels: Labels = Labels::Ranked,
+        /// Share of the prompts held out
+        held_out: f64 = 0.2,
+        /// Fits to shuffled labels that the fit has to beat
+        shuffles: u32 = 20,
+        /// Do not warn when held-out states are not told apart, as in the controls
+        allow_low_signal: bool = false,
+        /// The round, from 1
+        round: u32 = 1,
+        /// Seed of the split, the shuffles and the network
+        seed: u64 = 0,
+    }
+}
+
+impl FitParams {
+    /// Checks the numbers.
+    ///
+    /// # Errors
+    /// [`FitStageError::Parameter`] for the first one out of range.
+    pub fn check(&self) -> Result<(), FitStageError> {
+        let positive = "a positive number";
+        let at_least_zero = "0 or a positive number";
+        let checks = [
+            ("step", self.step, self.step > 0.0, positive),
+            (
+                "angle-scale",
+                self.angle_scale,
+                self.angle_scale > 0.0,
+                positive,
+            ),
+            ("kappa", self.kappa, self.kappa >= 0.0, at_least_zero),
+            (
+                "max-angle",
+                self.max_angle,
+                self.max_angle >= 0.0,
+                at_least_zero,
+            ),
+            (
+                "max-shift",
+                self.max_shift,
+                self.max_shift >= 0.0,
+                at_least_zero,
+            ),
+            ("epochs", f64::from(self.epochs), self.epochs > 0, positive),
+            ("top-k", f64::from(self.top_k), self.top_k > 0, positive),
+            (
+                "shuffles",
+                f64::from(self.shuffles),
+                self.shuffles > 0,
+                positive,
+            ),
+            (
+                "held-out",
+                self.held_out,
+                self.held_out > 0.0 && self.held_out < 1.0,
+                "between 0 and 1",
+            ),
+        ];
+        for (parameter, value, fine, expected) in checks {
+            if !(fine && value.is_finite()) {
+                return Err(FitStageError::Parameter {
+                    parameter,
+                    value,
+                    expected,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns whether the fitted direction is the probe rather than the mean difference.
+    pub fn uses_probe(&self) -> bool {
+        match self.operator {
+            OperatorChoice::MeanDifference => false,
+            OperatorChoice::Hpr => true,
+            OperatorChoice::HprCapped | OperatorChoice::HprTarget => {
+                self.normal == NormalChoice::Probe
+            }
+        }
+    }
+}

@@ -1,0 +1,340 @@
+//! The stage: hidden states in, a steering and its fit report out.
+
+use crate::compose::{Composed, LayerEdit, check_origin, compose};
+use crate::error::FitStageError;
+use crate::layer::{Halves, LayerFigures, measure, shuffled_areas, signal};
+use crate::params::{FitParams, Labels, Relation, Rule};
+use crate::report::Report;
+use crate::states::StatesFile;
+use crate::{OperatorChoice, operators};
+use anyhow::Context;
+use sims_artifact::Digest;
+use sims_stage::{BadInput, Numerics, Role, Stage, StageIo};
+use sims_steering::layer_selection::{SelectionRule, select};
+use sims_steering::paired_states::shuffled_labels;
+use sims_steering::{Compose, FitError, FitSummary, LayerFit, PromptSplit, Signal, Steering};
+
+/// The fit stage.
+pub struct Fit;
+
+impl Stage for Fit {
+    const NAME: &'static str = "fit";
+    const ABOUT: &'static str = "Fits a steering function to hidden states";
+    const EXAMPLES: &'static str = "Examples:
+  sims-fit --states states.safetensors --index index.parquet --step 0.25 --out fitted
+  sims-fit --states states.safetensors --index index.parquet --incumbent accepted.safetensors --operator hpr-target --out fitted";
+    const BEHAVIOUR: u32 = 1;
+    const NUMERICS: Numerics = Numerics::Exact;
+    type Params = FitParams;
+
+    fn inputs() -> Vec<Role> {
+        vec![
+            Role::required(
+                "states",
+                "states@1",
+                "Hidden states of chosen and rejected responses",
+            ),
+            Role::required("index", "index@1", "What each row of the states belongs to"),
+            Role::optional(
+                "incumbent",
+                "steering@1",
+                "The steering of the round before, under which the states were read; for compose stack",
+            ),
+        ]
+    }
+
+    fn outputs() -> Vec<Role> {
+        vec![
+            Role::required(
+                "steering",
+                "steering@1",
+                "The fitted steering, incumbent included",
+            ),
+            Role::required("fit-report", "fit-report@1", "Figures of the fit, by layer"),
+        ]
+    }
+
+    fn run(params: &FitParams, io: &mut StageIo) -> anyhow::Result<()> {
+        params.check().map_err(bad_input)?;
+        let index = io.read("index")?;
+        let states = StatesFile::open(io.input("states")?, &index).map_err(classified)?;
+        let incumbent = open_incumbent(params, io)?;
+        let origin = incumbent
+            .as_ref()
+            .map(|(steering, digest)| (steering, *digest));
+        check_origin(states.header(), origin).map_err(bad_input)?;
+
+        let job = Job::new(params, &states).map_err(classified)?;
+        let candidates = job.measure_layers(io)?;
+        let selected = job.select(&candidates);
+        let fitted = job.fit_layers(&candidates, &selected, io)?;
+        let incumbent = incumbent.as_ref().map(|(steering, _)| steering);
+        let edits: Vec<LayerEdit> = fitted.iter().map(|fit| fit.edit.clone()).collect();
+        let composed =
+            compose(incumbent, &edits, states.header(), params.max_shift).map_err(classified)?;
+        job.publish(&candidates, &fitted, composed, io)
+    }
+}
+
+/// The settings and the split that every layer shares.
+struct Job<'a> {
+    params: &'a FitParams,
+    states: &'a StatesFile,
+    /// By pair: whether the labels are exchanged.
+    labels: Vec<bool>,
+    halves: Halves,
+    /// Prompts in the fit half and held out.
+    counts: (usize, usize),
+}
+
+/// A steered layer and what is known of it.
+struct FittedLayer {
+    edit: LayerEdit,
+    signal: Signal,
+    shuffled: Vec<f64>,
+}
+
+impl<'a> Job<'a> {
+    fn new(params: &'a FitParams, states: &'a StatesFile) -> Result<Self, FitStageError> {
+        let labels = match params.labels {
+            Labels::Ranked => vec![false; states.pair_ids().len()],
+            Labels::Shuffled => {
+                let ids = states.pair_ids().iter().map(String::as_str);
+                shuffled_labels(ids, params.seed, "labels")
+            }
+        };
+        let prompt_ids: Vec<&str> = states.prompt_ids().iter().map(String::as_str).collect();
+        let split = PromptSplit::new(&prompt_ids, params.held_out, params.seed)
+            .map_err(FitStageError::Split)?;
+        let (fit, held_out) = split.rows(states.prompts());
+        Ok(Self {
+            params,
+            states,
+            labels,
+            halves: Halves { fit, held_out },
+            counts: split.counts(),
+        })
+    }
+
+    /// Measures the layers asked for, or all that were extracted.
+    fn measure_layers(&self, io: &StageIo) -> anyhow::Result<Vec<LayerFigures>> {
+        let mut layers: Vec<usize> = match self.params.layers.0.is_empty() {
+            true => self.states.header().layers.clone(),
+            false => self
+                .params
+                .layers
+                .0
+                .iter()
+                .map(|&layer| layer as usize)
+                .collect(),
+        };
+        layers.sort_unstable();
+        layers.dedup();
+        let bar = io.progress("measure layers", layers.len() as u64);
+        let mut figures = Vec::with_capacity(layers.len());
+        for layer in layers {
+            io.check_interrupted()?;
+            let read = self.states.read(layer).map_err(classified)?;
+            let at = FitStageError::at(layer);
+            let states = self.states.paired(&read).map_err(&at).map_err(classified)?;
+            let states = states.with_flipped(&self.labels);
+            figures.push(
+                measure(layer, &states, &self.halves, self.params)
+                    .map_err(&at)
+                    .map_err(classified)?,
+            );
+            bar.inc(1);
+        }
+        Ok(figures)
+    }
+
+    /// Returns the layers to steer: those asked for, or the best, best first.
+    fn select(&self, candidates: &[LayerFigures]) -> Vec<usize> {
+        let scores: Vec<_> = candidates.iter().map(LayerFigures::score).collect();
+        let rule = match self.params.selection {
+            Rule::Contrast => SelectionRule::Contrast,
+            Rule::Auroc => SelectionRule::Auroc,
+            Rule::ProbeAccuracy => SelectionRule::ProbeAccuracy,
+        };
+        if self.params.layers.0.is_empty() {
+            select(
+                &scores,
+                rule,
+                self.params.top_k as usize,
+                self.params.spread as usize,
+            )
+        } else {
+            select(&scores, rule, scores.len(), 0)
+        }
+    }
+
+    fn fit_layers(
+        &self,
+        candidates: &[LayerFigures],
+        selected: &[usize],
+        io: &StageIo,
+    ) -> anyhow::Result<Vec<FittedLayer>> {
+        let bar = io.progress("fit", selected.len() as u64);
+        let mut fitted = Vec::with_capacity(selected.len());
+        for figures in selected
+            .iter()
+            .filter_map(|layer| candidates.iter().find(|figures| figures.layer == *layer))
+        {
+            io.check_interrupted()?;
+            fitted.push(self.fit_layer(figures).map_err(classified)?);
+            bar.inc(1);
+        }
+        Ok(fitted)
+    }
+
+    fn fit_layer(&self, figures: &LayerFigures) -> Result<FittedLayer, FitStageError> {
+        let layer = figures.layer;
+        let at = FitStageError::at(layer);
+        let read = self.states.read(layer)?;
+        let states = self
+            .states
+            .paired(&read)
+            .map_err(&at)?
+            .with_flipped(&self.labels);
+        let edit = operators::fit(&states, &self.halves, figures, self.params).map_err(&at)?;
+        let shuffled = shuffled_areas(
+            &states,
+            &self.halves,
+            &self.labels,
+            self.states.pair_ids(),
+            self.params,
+        )
+        .map_err(&at)?;
+        Ok(FittedLayer {
+            edit: LayerEdit {
+                layer,
+                fitted: edit,
+                state_norm: figures.difference.state_norm,
+            },
+            signal: signal(figures, &shuffled),
+            shuffled,
+        })
+    }
+
+    fn publish(
+        &self,
+        candidates: &[LayerFigures],
+        fitted: &[FittedLayer],
+        composed: Composed,
+        io: &mut StageIo,
+    ) -> anyhow::Result<()> {
+        let mut report = Report::new(self.params, self.counts);
+        for figures in candidates {
+            let selected = fitted.iter().any(|fit| fit.edit.layer == figures.layer);
+            report.add_layer(figures, selected);
+        }
+        let mut layers = Vec::new();
+        for (fit, &(cap_factor, shift)) in fitted.iter().zip(&composed.shifts) {
+            let layer = fit.edit.layer;
+            let difference = candidates
+                .iter()
+                .find(|figures| figures.layer == layer)
+                .map(|f| &f.difference);
+            let summary = LayerFit {
+                layer,
+                state_norm: fit.edit.state_norm,
+                difference_norm: difference.map_or(0.0, |difference| difference.norm()),
+                shift,
+                class_gap: fit.edit.fitted.class_gap,
+                cap_factor,
+            };
+            report.add_fit(&summary, &fit.edit.fitted, &fit.shuffled);
+            layers.push(summary);
+        }
+        let best = fitted.first().context("no layer was selected")?.signal;
+        self.warn(fitted, &layers, best, io);
+        let summary = FitSummary {
+            round: self.params.round,
+            seed: self.params.seed,
+            positions: self.states.header().positions.clone(),
+            labels: self.params.labels.to_string(),
+            step: self.step(),
+            pairs: self.states.pair_ids().len(),
+            fit_prompts: self.counts.0,
+            held_out_prompts: self.counts.1,
+            signal: best,
+            layers,
+        };
+        let relation = match self.params.compose {
+            Relation::Stack => Compose::Stack,
+            Relation::Replace => Compose::Replace,
+        };
+        let steering =
+            composed
+                .steering
+                .described(self.params.operator.to_string(), relation, summary);
+        steering.save(&io.output("steering"))?;
+        io.write("fit-report", report.rows())
+    }
+
+    /// Returns the factor that the operator moves by.
+    fn step(&self) -> f64 {
+        match self.params.operator {
+            OperatorChoice::MeanDifference | OperatorChoice::HprTarget => self.params.step,
+            OperatorChoice::Hpr | OperatorChoice::HprCapped => self.params.angle_scale,
+        }
+    }
+
+    fn warn(&self, fitted: &[FittedLayer], layers: &[LayerFit], best: Signal, io: &mut StageIo) {
+        if best.is_low() && !self.params.allow_low_signal {
+            io.warn(format!(
+                "low signal: held-out states are told apart with an area under the curve of {:.3} [{:.3}, {:.3}], \
+                 shuffled labels reach {:.3} on average; the gate of steer-eval will not pass this fit",
+                best.auroc, best.ci_low, best.ci_high, best.shuffled
+            ));
+        }
+        for layer in layers.iter().filter(|layer| layer.cap_factor < 1.0) {
+            io.warn(format!(
+                "layer {}: this round's part was shortened to {:.2} of its length to keep the accumulated shift \
+                 within {} of the state norm",
+                layer.layer, layer.cap_factor, self.params.max_shift
+            ));
+        }
+        for fit in fitted {
+            let Some(network) = &fit.edit.fitted.network else {
+                continue;
+            };
+            if network.angle_error >= network.constant_error {
+                io.warn(format!(
+                    "layer {}: the angle network's held-out error {:.4} is not below that of a constant angle, {:.4}",
+                    fit.edit.layer, network.angle_error, network.constant_error
+                ));
+            }
+        }
+    }
+}
+
+/// Opens the incumbent that the fit builds on; one that changes nothing counts as none.
+fn open_incumbent(params: &FitParams, io: &StageIo) -> anyhow::Result<Option<(Steering, Digest)>> {
+    let path = match (params.compose, io.optional_input("incumbent")) {
+        (Relation::Stack, Some(path)) => path,
+        _ => return Ok(None),
+    };
+    let steering = Steering::load(path).map_err(bad_input)?;
+    if steering.is_identity() {
+        return Ok(None);
+    }
+    Ok(Some((steering, Digest::of_file(path)?)))
+}
+
+/// Tells the user's mistakes from failures of the fit itself.
+fn classified(error: FitStageError) -> anyhow::Error {
+    match error {
+        FitStageError::Layer {
+            source: FitError::Diverged { .. } | FitError::Operator(_),
+            ..
+        } => error.into(),
+        FitStageError::Artifact(error) => error.into(),
+        error => bad_input(error).into(),
+    }
+}
+
+/// Wraps what is wrong with the input, cause chain and all.
+fn bad_input<E: std::error::Error + Send + Sync + 'static>(error: E) -> BadInput {
+    BadInput::new(format!("{:#}", anyhow::Error::new(error)))
+}

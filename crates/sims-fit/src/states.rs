@@ -1,0 +1,193 @@
+//! What extraction wrote: states by layer, and which pair and prompt each row belongs to.
+
+use crate::FitStageError;
+use serde::Deserialize;
+use sims_artifact::tables::StateIndexRow;
+use sims_artifact::{Digest, TensorFile};
+use sims_steering::{FitError, PairedStates};
+use std::collections::HashMap;
+use std::path::Path;
+
+/// The metadata of a states file.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct StatesHeader {
+    /// Digest of the model that the states come from.
+    pub model: Digest,
+    /// Its hidden size.
+    pub hidden_size: usize,
+    /// Its number of blocks.
+    pub num_hidden_layers: usize,
+    /// The layers that were read.
+    pub layers: Vec<usize>,
+    /// The position set.
+    pub positions: String,
+    /// Digest of the steering that the states were read under, if any.
+    pub steering: Option<Digest>,
+}
+
+/// An open states file with its index.
+#[derive(Debug)]
+pub struct StatesFile {
+    file: TensorFile,
+    header: StatesHeader,
+    pair_ids: Vec<String>,
+    prompt_ids: Vec<String>,
+    pairs: Vec<u32>,
+    prompts: Vec<u32>,
+}
+
+/// The states of one layer, in memory.
+#[derive(Debug)]
+pub struct LayerStates {
+    positive: Vec<f32>,
+    negative: Vec<f32>,
+}
+
+impl StatesFile {
+    /// Opens a states file; `index` is the table written beside it.
+    ///
+    /// # Errors
+    /// [`FitStageError::NotStates`] or [`FitStageError::Artifact`] for the file, [`FitStageError::BadIndex`] or
+    /// [`FitStageError::RowCount`] for an index that is not its own.
+    pub fn open(path: &Path, index: &[StateIndexRow]) -> Result<Self, FitStageError> {
+        let file = TensorFile::open(path)?;
+        let header: StatesHeader =
+            serde_json::from_value(file.metadata().clone()).map_err(|error| {
+                FitStageError::NotStates {
+                    path: path.to_owned(),
+                    message: format!("its metadata: {error}"),
+                }
+            })?;
+        let (pair_ids, pairs) = numbered(index.iter().map(|row| row.pair_id.as_str()));
+        let (prompt_ids, prompts) = numbered(index.iter().map(|row| row.prompt_id.as_str()));
+        let states = Self {
+            file,
+            header,
+            pair_ids,
+            prompt_ids,
+            pairs,
+            prompts,
+        };
+        states.check_index(index)?;
+        states.check_shapes(path)?;
+        Ok(states)
+    }
+
+    /// Returns the metadata.
+    pub fn header(&self) -> &StatesHeader {
+        &self.header
+    }
+
+    /// Returns the ids of the contrast pairs, by pair number.
+    pub fn pair_ids(&self) -> &[String] {
+        &self.pair_ids
+    }
+
+    /// Returns the ids of the prompts, by prompt number.
+    pub fn prompt_ids(&self) -> &[String] {
+        &self.prompt_ids
+    }
+
+    /// Returns the prompt number of each row.
+    pub fn prompts(&self) -> &[u32] {
+        &self.prompts
+    }
+
+    /// Reads the states of a layer.
+    ///
+    /// # Errors
+    /// [`FitStageError::LayerNotExtracted`], or [`FitStageError::Artifact`] if reading fails.
+    pub fn read(&self, layer: usize) -> Result<LayerStates, FitStageError> {
+        if !self.header.layers.contains(&layer) {
+            return Err(FitStageError::LayerNotExtracted {
+                layer,
+                extracted: self.header.layers.clone(),
+            });
+        }
+        Ok(LayerStates {
+            positive: self.file.read(&format!("layer.{layer}.positive"))?.values,
+            negative: self.file.read(&format!("layer.{layer}.negative"))?.values,
+        })
+    }
+
+    /// Pairs the states of a layer row by row.
+    ///
+    /// # Errors
+    /// [`FitError::NonFinite`] for a NaN or an infinity, [`FitError::EmptyClass`] without rows.
+    pub fn paired<'a>(&'a self, states: &'a LayerStates) -> Result<PairedStates<'a>, FitError> {
+        PairedStates::new(
+            self.header.hidden_size,
+            &states.positive,
+            &states.negative,
+            &self.pairs,
+            &self.prompts,
+        )
+    }
+
+    fn check_index(&self, index: &[StateIndexRow]) -> Result<(), FitStageError> {
+        let bad = |message: String| Err(FitStageError::BadIndex { message });
+        if index.is_empty() {
+            return bad("it has no rows".to_owned());
+        }
+        if let Some((at, row)) = index
+            .iter()
+            .enumerate()
+            .find(|(at, row)| row.row as usize != *at)
+        {
+            return bad(format!("row {at} is numbered {}", row.row));
+        }
+        // Pairs are numbered as they appear, so a number below the one before means a pair that came back.
+        if let Some(at) = self.pairs.windows(2).position(|two| two[1] < two[0]) {
+            return bad(format!(
+                "the rows of pair {} are apart",
+                self.pair_ids[self.pairs[at + 1] as usize]
+            ));
+        }
+        Ok(())
+    }
+
+    fn check_shapes(&self, path: &Path) -> Result<(), FitStageError> {
+        for &layer in &self.header.layers {
+            for class in ["positive", "negative"] {
+                let name = format!("layer.{layer}.{class}");
+                match self.file.shape(&name)? {
+                    [rows, hidden] if *hidden == self.header.hidden_size => {
+                        if *rows != self.pairs.len() {
+                            return Err(FitStageError::RowCount {
+                                path: path.to_owned(),
+                                layer,
+                                states: *rows,
+                                index: self.pairs.len(),
+                            });
+                        }
+                    }
+                    shape => {
+                        return Err(FitStageError::NotStates {
+                            path: path.to_owned(),
+                            message: format!(
+                                "{name} has the shape {shape:?}, but the hidden size is {}",
+                                self.header.hidden_size
+                            ),
+                        });
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Numbers distinct ids in the order in which they appear; returns them and the number of each row.
+fn numbered<'a>(ids: impl Iterator<Item = &'a str>) -> (Vec<String>, Vec<u32>) {
+    let mut numbers: HashMap<&str, u32> = HashMap::new();
+    let mut distinct = Vec::new();
+    let rows = ids
+        .map(|id| {
+            *numbers.entry(id).or_insert_with(|| {
+                distinct.push(id.to_owned());
+                distinct.len() as u32 - 1
+            })
+        })
+        .collect();
+    (distinct, rows)
+}
