@@ -10,6 +10,7 @@
 //!
 //! [`rank()`] does all of it; [`RankStage`] reads and writes the tables.
 
+mod best;
 pub mod matrix;
 pub mod noise;
 pub mod place;
@@ -17,6 +18,7 @@ mod rank;
 pub mod score;
 mod stage;
 
+pub use best::best_responses;
 pub use matrix::{ComparisonMatrix, MatrixError};
 pub use rank::{Diagnostics, RankError, Ranked, rank};
 pub use score::{RankMethod, Score, Scorer};

@@ -3,6 +3,7 @@
 use sims_artifact::tables::{JudgmentRow, ResponseRow};
 use sims_stage::{BadInput, Numerics, Role, Stage, StageIo};
 
+use crate::best::best_responses;
 use crate::rank::{Diagnostics, rank};
 use crate::score::{RankMethod, Scorer};
 
@@ -44,11 +45,18 @@ Example:
     }
 
     fn outputs() -> Vec<Role> {
-        vec![Role::required(
-            "ranking",
-            "ranking@1",
-            "A score and a rank for every response",
-        )]
+        vec![
+            Role::required(
+                "ranking",
+                "ranking@1",
+                "A score and a rank for every response",
+            ),
+            Role::required(
+                "best",
+                "responses@1",
+                "The first-ranked response to every prompt: best-of-K sampling",
+            ),
+        ]
     }
 
     fn run(params: &RankParams, io: &mut StageIo) -> anyhow::Result<()> {
@@ -61,6 +69,7 @@ Example:
         })?;
         warn(&ranked.diagnostics, io);
         count(&ranked.diagnostics, io);
+        io.write("best", &best_responses(&responses, &ranked.rows))?;
         io.write("ranking", &ranked.rows)
     }
 }

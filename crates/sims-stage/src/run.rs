@@ -76,7 +76,8 @@ fn command<S: Stage>() -> Command {
                 .about("Print inputs, outputs and parameters as JSON")
                 .arg(device.clone()),
         );
-    command = S::Params::augment_args(command.next_help_heading("Parameters"));
+    // The parameters' own doc comment would replace the stage's sentence.
+    command = S::Params::augment_args(command.next_help_heading("Parameters")).about(S::ABOUT);
     command = command.next_help_heading("Inputs");
     for role in S::inputs() {
         command = command.arg(
