@@ -103,6 +103,12 @@ impl Stage for Judge {
             .and_then(|template| SelfJudge::new(&model, &digest, template))
             .map_err(bad_input)?;
         let judged = compare(&judge, &plan, io)?;
+        // Two for each parameter and token: a multiplication and an addition.
+        let parameters = model.decoder().config().parameters() as f64;
+        io.count(
+            "estimated_flops",
+            2.0 * parameters * judged.tokens.computed as f64,
+        );
         write(params, judge.id(), &plan, &judged, io)
     }
 }

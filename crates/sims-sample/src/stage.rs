@@ -211,6 +211,12 @@ fn draw(
     };
     io.count("prompt_tokens_computed", last.prompt_tokens as f64);
     io.count("new_tokens", last.new_tokens as f64);
+    // Two for each parameter and token: a multiplication and an addition.
+    let tokens = (last.prompt_tokens + last.new_tokens) as f64;
+    io.count(
+        "estimated_flops",
+        2.0 * model.decoder().config().parameters() as f64 * tokens,
+    );
     Ok(rows)
 }
 

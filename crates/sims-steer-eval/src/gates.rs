@@ -22,7 +22,7 @@ pub struct Limits {
     pub loop_rise: f64,
     /// rep-4 may be this many times the base's, and 0.01 more.
     pub repetition_factor: f64,
-    /// distinct-2 may fall to this share of the base's.
+    /// distinct-2, at equal amounts of text, may fall to this share of the base's.
     pub least_distinct_2: f64,
     /// The mean length may differ from the base's by this share of it.
     pub length_change: f64,
@@ -89,7 +89,7 @@ pub struct TextChange {
     pub repetition: f64,
     /// Mean rep-4 of the base.
     pub base_repetition: f64,
-    /// distinct-2 divided by the base's; none when the base has no two tokens in a row.
+    /// distinct-2 divided by the base's, both at one amount of text; none when the base has no two tokens in a row.
     pub distinct_2: Option<Interval>,
     /// Mean length divided by the base's.
     pub length: Interval,

@@ -68,8 +68,8 @@ sims_stage::params! {
         max_loop_rise: f64 = 0.02,
         /// rep-4 may be this many times the base's, and 0.01 more
         max_repetition_ratio: f64 = 1.25,
-        /// distinct-2 may fall to this share of the base's
-        min_distinct_2_ratio: f64 = 0.9,
+        /// distinct-2, at equal amounts of text, may fall to this share of the base's
+        min_distinct_2_ratio: f64 = 0.85,
         /// The mean length may differ from the base's by this share of it
         max_length_change: f64 = 0.2,
         /// The share of truncated responses may rise by this much

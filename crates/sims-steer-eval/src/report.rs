@@ -13,6 +13,8 @@ use crate::win_rate::Wins;
 
 /// How most figures were computed: over prompts, both sides of a comparison resampled together.
 const PAIRED: &str = "paired-bootstrap";
+/// How distinct n-grams are compared: both sides counted in samples of one size.
+const RAREFIED: &str = "rarefied, paired-bootstrap";
 /// How figures without an interval were computed.
 const PLAIN: &str = "mean";
 
@@ -156,7 +158,9 @@ impl Metrics {
                     base.distinct(gram).unwrap_or(0.0),
                     n,
                 );
-                self.interval(&format!("distinct_{gram}_ratio"), ratio, n, "base");
+                let interval = Some((ratio.low, ratio.high));
+                let metric = format!("distinct_{gram}_ratio");
+                self.push(&metric, ratio.estimate, interval, n, RAREFIED, "base");
             }
         }
         Ok(())

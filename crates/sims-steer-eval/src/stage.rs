@@ -121,6 +121,7 @@ struct Finished {
     scores: Vec<ScoreRow>,
     responses: Vec<ResponseRow>,
     cost: Cost,
+    parameters: usize,
     warnings: Vec<String>,
 }
 
@@ -383,6 +384,7 @@ fn finish(
         scores,
         responses,
         cost: evaluation.cost,
+        parameters: evaluation.model.decoder().config().parameters(),
         warnings: Vec::new(),
     })
 }
@@ -402,6 +404,9 @@ fn write(finished: Finished, io: &mut StageIo) -> anyhow::Result<()> {
     io.count("new_tokens", new_tokens as f64);
     io.count("judge_tokens_computed", judge.computed as f64);
     io.count("judge_tokens_without_sharing", judge.total as f64);
+    // Two for each parameter and token: a multiplication and an addition.
+    let tokens = (prompt_tokens + new_tokens + judge.computed) as f64;
+    io.count("estimated_flops", 2.0 * finished.parameters as f64 * tokens);
     finished
         .warnings
         .into_iter()

@@ -66,14 +66,18 @@ impl TextFigures {
 
     /// Returns the share of distinct n-grams over all responses; none when there is no n-gram.
     pub fn distinct(&self, n: usize) -> Option<f64> {
-        let all: Vec<usize> = (0..self.contents.len()).collect();
-        Grams::of(&self.contents, n).distinct(&all)
+        let all: Vec<u32> = (0..self.contents.len() as u32).collect();
+        let grams = Grams::of(&self.contents, n).count(&all);
+        (grams.total > 0).then(|| grams.distinct_in(grams.total) / grams.total as f64)
     }
 
-    /// Estimates [`distinct`](Self::distinct) divided by that of `base`, paired by prompt.
+    /// Estimates how many distinct n-grams there are for each one of `base`, paired by prompt.
     ///
-    /// Resampled prompts repeat, which lowers the share of distinct n-grams on both sides alike and so
-    /// leaves their ratio about where it is. None when `base` has no n-gram.
+    /// Both are counted in samples of one size, the number of n-grams of the side that has fewer: the
+    /// share of distinct n-grams falls as text grows, so the longer side would look the duller. The
+    /// expected count in such a sample has a closed form (rarefaction; Hurlbert 1971, Ecology 52, eq. 14).
+    /// Resampled prompts repeat, which lowers both counts alike and leaves their ratio about where it is.
+    /// None when `base` has no n-gram.
     ///
     /// # Errors
     /// If there are no prompts.
@@ -92,13 +96,16 @@ impl TextFigures {
             resamples,
             ..*bootstrap
         };
-        let ratio = |indices: &[u32]| {
-            let indices: Vec<usize> = indices.iter().map(|&index| index as usize).collect();
-            // A resample without an n-gram on the base side says nothing, so it counts as no change.
-            match (own.distinct(&indices), other.distinct(&indices)) {
-                (Some(own), Some(other)) => own / other,
-                (None, Some(_)) => 0.0,
-                (_, None) => 1.0,
+        let ratio = |prompts: &[u32]| {
+            let (own, other) = (own.count(prompts), other.count(prompts));
+            match (own.total, other.total) {
+                // Such a resample says nothing, so it counts as no change.
+                (_, 0) => 1.0,
+                (0, _) => 0.0,
+                (own_total, other_total) => {
+                    let size = own_total.min(other_total);
+                    own.distinct_in(size) / other.distinct_in(size)
+                }
             }
         };
         bootstrap.statistic(self.contents.len(), ratio).map(Some)
@@ -156,15 +163,44 @@ impl Grams {
         }
     }
 
-    /// Returns distinct n-grams divided by all over the prompts at `indices`.
-    fn distinct(&self, indices: &[usize]) -> Option<f64> {
-        let mut seen = vec![false; self.kinds];
-        let (mut distinct, mut total) = (0_u64, 0_u64);
-        for &gram in indices.iter().flat_map(|&index| &self.by_prompt[index]) {
-            total += 1;
-            distinct += u64::from(!std::mem::replace(&mut seen[gram], true));
+    /// Counts the n-grams of the prompts at `indices`.
+    fn count(&self, indices: &[u32]) -> GramCounts {
+        let mut counts = GramCounts {
+            by_kind: vec![0; self.kinds],
+            total: 0,
+        };
+        for &gram in indices
+            .iter()
+            .flat_map(|&index| &self.by_prompt[index as usize])
+        {
+            counts.by_kind[gram] += 1;
+            counts.total += 1;
         }
-        (total > 0).then(|| distinct as f64 / total as f64)
+        counts
+    }
+}
+
+/// How often each n-gram occurs.
+struct GramCounts {
+    by_kind: Vec<u64>,
+    total: u64,
+}
+
+impl GramCounts {
+    /// Returns the expected number of distinct n-grams among `size` drawn without replacement.
+    fn distinct_in(&self, size: u64) -> f64 {
+        let left_out = self.total - size;
+        let missed = |count: u64| -> f64 {
+            // The share of samples that avoid all `count` occurrences: C(N-c, n) / C(N, n).
+            (0..count)
+                .map(|i| left_out.saturating_sub(i) as f64 / (self.total - i) as f64)
+                .product()
+        };
+        self.by_kind
+            .iter()
+            .filter(|&&count| count > 0)
+            .map(|&count| 1.0 - missed(count))
+            .sum()
     }
 }
 
@@ -234,6 +270,23 @@ mod tests {
             .unwrap();
         assert_eq!((same.low, same.estimate, same.high), (1.0, 1.0, 1.0));
         assert_eq!(varied.distinct_ratio(&varied, 9, &bootstrap).unwrap(), None);
+    }
+
+    #[test]
+    fn variety_is_compared_at_one_size() {
+        let one = TextFigures::of(&answers(&[&[&[1, 2, 3, 4]]]), &LoopRule::default());
+        let two = TextFigures::of(
+            &answers(&[&[&[1, 2, 3, 4], &[1, 2, 3, 4]]]),
+            &LoopRule::default(),
+        );
+        assert_eq!((one.distinct(1), two.distinct(1)), (Some(1.0), Some(0.5)));
+        let bootstrap = Bootstrap::seeded(1);
+        let ratio = two.distinct_ratio(&one, 1, &bootstrap).unwrap().unwrap();
+        // Four of eight tokens, each kind there twice: 4 (1 - C(6,4)/C(8,4)) = 4 (1 - 15/70) of 4 kinds.
+        assert!(
+            (ratio.estimate - (1.0 - 15.0 / 70.0)).abs() < 1e-12,
+            "{ratio:?}"
+        );
     }
 
     #[test]

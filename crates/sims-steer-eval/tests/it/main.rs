@@ -42,9 +42,10 @@ impl Bench {
             "--steering",
             steering.to_str().unwrap(),
         ];
+        if !arguments.contains(&"--min-coverage") {
+            all.extend(["--min-coverage", "0"]);
+        }
         all.extend([
-            "--min-coverage",
-            "0",
             "--max-new-tokens",
             "10",
             "--loop-window",
