@@ -198,6 +198,8 @@ fn judged_items<'a>(task: &Task, answer: &'a Answer, looping: bool) -> &'a [Toke
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::families::Family;
+    use crate::random::Random;
 
     #[track_caller]
     fn score(prompt: &str, answer: &str) -> Gold {
@@ -303,5 +305,23 @@ mod tests {
             Gold::of_text(&World::default_world(), "what ever", "9"),
             None
         );
+    }
+
+    #[test]
+    fn any_tokens_score_within_bounds() {
+        let world = World::default_world();
+        for i in 0..20_000 {
+            let random = &mut Random::new(12, 0, i);
+            let task = Task::draw(&Family::ALL, world.plain_share, random);
+            let length = random.below(60);
+            // Ids beyond the vocabulary, too: a checker must survive whatever a model says.
+            let tokens: Vec<Token> = (0..length)
+                .map(|_| random.below(vocab::SIZE + 9) as Token)
+                .collect();
+            let gold = Gold::of(&world, &task, &Answer::read(&tokens));
+            for value in gold.components().into_iter().chain([gold.score]) {
+                assert!((0.0..=1.0).contains(&value), "{task:?} {tokens:?} {gold:?}");
+            }
+        }
     }
 }

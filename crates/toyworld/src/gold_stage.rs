@@ -55,7 +55,7 @@ impl Stage for GoldStage {
     const ABOUT: &'static str = "Score responses against the built-in world's truth";
     const EXAMPLES: &'static str =
         "Example:\n  toyworld-gold --prompts eval.parquet --responses responses.parquet --out gold";
-    const BEHAVIOUR: u32 = 1;
+    const BEHAVIOUR: u32 = 2;
     const NUMERICS: Numerics = Numerics::Exact;
     type Params = GoldParams;
 
@@ -135,9 +135,9 @@ impl Stage for GoldStage {
         };
         tables.figures(
             if baseline_name == BASE {
-                "base-"
+                "base_"
             } else {
-                "baseline-"
+                "baseline_"
             },
             baseline,
         )?;
