@@ -51,23 +51,28 @@ impl Plan {
         out: &Path,
         current: &Path,
     ) -> Vec<PlannedCommand> {
+        let by_hand = |instance: usize, role: &str| {
+            let extension = self.program(instance).description.outputs[role].extension();
+            let folder = out.join(self.name(instance).path());
+            folder.join(format!("{role}.{extension}"))
+        };
         (0..self.len())
             .map(|index| PlannedCommand {
                 name: self.name(index),
-                line: self.command_line(index, search, out, current),
+                line: self.command_line(index, search, out, current, &by_hand),
             })
             .collect()
     }
 
-    /// Returns the command that runs one stage by hand.
+    /// Returns the command that runs one stage by hand; `input` says where the outputs of others are.
     pub(crate) fn command_line(
         &self,
         index: usize,
         search: &ProgramSearch,
         out: &Path,
         current: &Path,
+        input: &dyn Fn(usize, &str) -> PathBuf,
     ) -> String {
-        let by_hand = |instance: usize| shown(&out.join(self.name(instance).path()), current);
         let inputs: Vec<(String, Vec<PathBuf>)> = self.instances[index]
             .inputs
             .iter()
@@ -75,16 +80,15 @@ impl Plan {
                 let paths = feeds.iter().map(|feed| match feed {
                     InstanceFeed::External(file) => shown(&file.path, current),
                     InstanceFeed::Output { instance, role } => {
-                        let extension =
-                            self.program(*instance).description.outputs[role].extension();
-                        by_hand(*instance).join(format!("{role}.{extension}"))
+                        shown(&input(*instance, role), current)
                     }
                 });
                 (role.clone(), paths.collect())
             })
             .collect();
         let program = shown_program(&self.program(index).path, search, current);
-        let arguments = arguments(self, index, &inputs, &[], &by_hand(index));
+        let out = shown(&out.join(self.name(index).path()), current);
+        let arguments = arguments(self, index, &inputs, &[], &out);
         let words = std::iter::once(program).chain(arguments);
         words
             .map(|word| shell_word(&word))

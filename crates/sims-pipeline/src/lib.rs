@@ -5,9 +5,9 @@
 //! the others run as processes, and `runs/` shows the results. Stages are known only through
 //! the stage protocol; nothing here knows what they compute.
 //!
-//! Start with [`pipeline`] for the file, [`plan`] for the graph, [`action`] for the key.
+//! Start with [`pipeline`] for the file, [`plan`] for the graph, `action.rs` for the key.
 
-pub mod action;
+mod action;
 mod commands;
 mod error;
 mod explain;

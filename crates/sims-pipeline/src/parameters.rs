@@ -296,6 +296,13 @@ fn check_bounds(schema: &Value, node: &Node, key: &str) -> Result<(), Diagnostic
         return Ok(());
     };
     let value = number.as_f64().unwrap_or_default();
+    if schema.get("format").and_then(Value::as_str) == Some("uint32") && value > f64::from(u32::MAX)
+    {
+        return Err(Diagnostic::new(
+            &node.at,
+            format!("`{key}` must be at most {}, but is {number}", u32::MAX),
+        ));
+    }
     type Fails = fn(f64, f64) -> bool;
     let bounds: [(&str, &str, Fails); 4] = [
         ("minimum", "at least", |value, bound| value < bound),
@@ -452,6 +459,12 @@ mod tests {
            |
          1 | {operator: hpr2, step: fast, top-k: -1, layers: 3, weights: 1, name: 7, centre: 1}
            |                                                                                 ^
+        ");
+        assert_snapshot!(checked("{top-k: 5000000000}").unwrap_err(), @r"
+        p.yaml:1:9: `round.fit.top-k` must be at most 4294967295, but is 5000000000
+           |
+         1 | {top-k: 5000000000}
+           |         ^
         ");
         assert_snapshot!(checked("{top-k: 2.5, layers: [1, -1], step: null}").unwrap_err(), @r"
         p.yaml:1:9: `round.fit.top-k` must be an integer, but is a number

@@ -19,7 +19,7 @@
 //! ```
 //!
 //! `round:` and `once:` are short for `stages:`: they say how often a stage runs, and leave
-//! inputs to the default wiring (see [`crate::wiring`]). A relative path is looked up from the
+//! inputs to the default wiring (`wiring.rs`). A relative path is looked up from the
 //! workspace of the file that holds it, then from the current folder; see [`workspace_of`].
 
 mod reference;

@@ -6,18 +6,18 @@ mod disk_space;
 mod interrupt;
 mod process;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
 use sims_artifact::store::Store;
 
-use crate::PipelineError;
 use crate::action::{Action, Lookup, Resolver, look_up};
 use crate::plan::Plan;
 use crate::programs::ProgramSearch;
 use crate::run_record::Outcome;
+use crate::{PipelineError, views};
 
 use attempt::Attempt;
 pub use attempt::Failure;
@@ -54,13 +54,15 @@ impl RunOptions {
         self.run_folder(plan).join("by-hand")
     }
 
+    /// Returns the command that runs a stage by hand on the inputs that the views show.
     fn by_hand(&self, plan: &Plan, index: usize) -> String {
-        plan.command_line(
-            index,
-            &self.search,
-            &self.by_hand_folder(plan),
-            &self.current,
-        )
+        let folder = self.run_folder(plan);
+        let view = |instance: usize, role: &str| {
+            let extension = plan.program(instance).description.outputs[role].extension();
+            folder.join(views::path_of(plan, instance, role, extension))
+        };
+        let out = self.by_hand_folder(plan);
+        plan.command_line(index, &self.search, &out, &self.current, &view)
     }
 }
 
@@ -162,7 +164,8 @@ pub fn run(
     std::thread::scope(|scope| {
         let (sender, receiver) = channel();
         let mut pending: VecDeque<usize> = (0..plan.len()).collect();
-        let mut queue: VecDeque<Action> = VecDeque::new();
+        // By place in the plan, so that stages run in the order of the file.
+        let mut queue: BTreeMap<usize, Action> = BTreeMap::new();
         let mut running = 0;
         let mut error = None;
         loop {
@@ -175,7 +178,7 @@ pub fn run(
                 continue;
             }
             while !stop && running < options.jobs.max(1) {
-                let Some(action) = queue.pop_front() else {
+                let Some((_, action)) = queue.pop_first() else {
                     break;
                 };
                 let sender: Sender<_> = sender.clone();
@@ -221,7 +224,7 @@ pub fn run(
 fn resolve_ready(
     store: &Store,
     pending: &mut VecDeque<usize>,
-    queue: &mut VecDeque<Action>,
+    queue: &mut BTreeMap<usize, Action>,
     resolver: &mut Resolver<'_>,
     book: &mut Book<'_>,
 ) -> Result<(), PipelineError> {
@@ -244,7 +247,7 @@ fn resolve_ready(
                     book.tell(Event::Warning { index, message });
                 }
                 book.withdraw(&action)?;
-                queue.push_back(action);
+                queue.insert(index, action);
             }
         }
     }

@@ -19,34 +19,36 @@ pub(crate) fn of_result(
     index: usize,
     result: &ActionResult,
 ) -> Vec<(PathBuf, Digest)> {
-    let name = plan.name(index);
-    let folder = name.folder();
     let mut views: Vec<(PathBuf, Digest)> = result
         .outputs
         .iter()
         .map(|(role, output)| {
-            let extension = Path::new(&output.file)
-                .extension()
-                .unwrap_or_default()
-                .to_string_lossy();
-            let file = format!("{role}.{extension}");
-            let own_folder =
-                name.round.is_none() || owner(plan, role) != plan.instances[index].node;
-            let path = if own_folder {
-                folder.join(&name.stage).join(file)
-            } else {
-                folder.join(file)
-            };
+            let extension = Path::new(&output.file).extension().unwrap_or_default();
+            let path = path_of(plan, index, role, &extension.to_string_lossy());
             (path, output.digest)
         })
         .collect();
     if let Some(summary) = &result.summary {
-        let path = folder
+        let name = plan.name(index);
+        let path = name
+            .folder()
             .join("summaries")
             .join(format!("{}.json", name.stage));
         views.push((path, summary.digest));
     }
     views
+}
+
+/// Returns the path of a view below the pipeline's folder.
+pub(crate) fn path_of(plan: &Plan, index: usize, role: &str, extension: &str) -> PathBuf {
+    let name = plan.name(index);
+    let file = format!("{role}.{extension}");
+    let own_folder = name.round.is_none() || owner(plan, role) != plan.instances[index].node;
+    if own_folder {
+        name.path().join(file)
+    } else {
+        name.folder().join(file)
+    }
 }
 
 /// Returns the stage whose output `role` has the plain name in a round's folder.

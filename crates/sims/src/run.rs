@@ -17,6 +17,9 @@ use crate::{print, say};
 #[command(
     after_help = "What is done is never done again: a run that was stopped goes on where it was, and a second \
                   run does nothing. Results are shown under runs/PIPELINE.\n\n\
+                  Relative paths in a pipeline file start at its workspace: the parent of the nearest folder above \
+                  it that is named `pipelines`, else its own folder. What is not there is looked up from the \
+                  current folder.\n\n\
                   Examples:\n  sims run pipelines/quickstart.yaml\n  \
                   sims run pipelines/quickstart.yaml --rounds 1 --json"
 )]

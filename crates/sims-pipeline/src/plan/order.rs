@@ -1,8 +1,8 @@
 //! The order in which stages can run, over all rounds.
 
 use super::{Feed, Instance, InstanceFeed, PlannedNode};
-use crate::pipeline::{Repeat, Scope};
-use crate::yaml::Diagnostic;
+use crate::pipeline::{InputSpec, Repeat, Scope, Source};
+use crate::yaml::{Diagnostic, Location};
 
 /// Refuses stages of one round that wait for each other.
 pub(super) fn refuse_cycles(nodes: &[PlannedNode]) -> Result<(), Diagnostic> {
@@ -25,7 +25,8 @@ pub(super) fn refuse_cycles(nodes: &[PlannedNode]) -> Result<(), Diagnostic> {
             names.reverse();
             names.push(names[0]);
             let spec = &nodes[walk[first]].spec;
-            let at = spec.inputs.first().map_or(&spec.at, |input| &input.at);
+            let needed = walk.get(first + 1).unwrap_or(&walk[first]);
+            let at = reference_to(&spec.inputs, &nodes[*needed].spec.name).unwrap_or(&spec.at);
             return Err(Diagnostic::new(
                 at,
                 format!("stages wait for each other: {}", names.join(" -> ")),
@@ -34,6 +35,17 @@ pub(super) fn refuse_cycles(nodes: &[PlannedNode]) -> Result<(), Diagnostic> {
         }
         walk.push(next);
     }
+}
+
+/// Returns where the inputs of a stage name another stage.
+fn reference_to<'a>(inputs: &'a [InputSpec], name: &str) -> Option<&'a Location> {
+    inputs
+        .iter()
+        .flat_map(|input| &input.sources)
+        .find_map(|(source, at)| match source {
+            Source::Output { node, .. } if node == name => Some(at),
+            _ => None,
+        })
 }
 
 /// Returns the stages that a stage needs in the same round, or that run once.

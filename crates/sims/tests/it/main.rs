@@ -1,0 +1,9 @@
+//! `sims` as a user runs it, over small stages that follow the protocol.
+
+mod commands;
+mod damage;
+mod diagnostics;
+mod failures;
+mod interruption;
+mod reruns;
+mod toy;
