@@ -353,15 +353,10 @@ impl Unit<'_> {
         self.segment.position + self.rows.start - self.segment.rows.start + row + 1
     }
 
-    /// Calls `f` with each range of slots among the first `positions`, and the position of its first.
+    /// Returns the ranges of slots that the segment attends, its own last.
     #[inline(always)]
-    fn spans(&self, positions: usize, mut f: impl FnMut(usize, Range<usize>)) {
-        let mut start = 0;
-        for span in self.segment.context.iter().chain([&self.segment.slots]) {
-            let len = span.len().min(positions - start);
-            f(start, span.start..span.start + len);
-            start += len;
-        }
+    fn spans(&self) -> impl Iterator<Item = &Range<usize>> {
+        self.segment.context.iter().chain([&self.segment.slots])
     }
 
     /// Writes `Q` rows of scaled scores, `P` panels of keys at a time.
@@ -381,44 +376,58 @@ impl Unit<'_> {
             let head = kv_head * shape.group() + in_group;
             &self.qkv[row * shape.qkv_size() + head * shape.head_dim..][..shape.head_dim]
         });
-        let scale = lanes.splat(1.0 / (shape.head_dim as f32).sqrt());
+        let scores = &mut scores[first * stride..(first + Q) * stride];
         let longest = self.positions((first + Q - 1) / shape.group());
-        self.spans(longest, |position, slots| {
+        let mut position = 0;
+        for span in self.spans() {
+            let slots = span.start..span.end.min(span.start + longest - position);
             if slots.is_empty() {
-                return;
+                continue;
             }
-            let mut put = |panel: usize, found: [L::V; Q]| {
-                // The panel's lanes that belong to the span, and where their scores go.
-                let from = slots.start.max(panel * LANES);
-                let to = slots.end.min((panel + 1) * LANES);
-                for q in 0..Q {
-                    let out = &mut scores[(first + q) * stride + position + from - slots.start..]
-                        [..to - from];
-                    let scaled = lanes.mul(found[q], scale);
-                    if let Some(out) = out.first_chunk_mut::<LANES>() {
-                        lanes.store(scaled, out);
-                    } else {
-                        let mut all = [0.0; LANES];
-                        lanes.store(scaled, &mut all);
-                        let lane = from % LANES;
-                        out.copy_from_slice(&all[lane..lane + (to - from)]);
-                    }
-                }
-            };
             let (mut panel, end) = (slots.start / LANES, slots.end.div_ceil(LANES));
             while panel + P <= end {
                 let found = self.dot::<L, Q, P>(lanes, &queries, kv_head, panel);
-                for (p, found) in found.into_iter().enumerate() {
-                    put(panel + p, found);
+                for (p, found) in found.iter().enumerate() {
+                    self.put::<L, Q>(lanes, *found, panel + p, (&slots, position), stride, scores);
                 }
                 panel += P;
             }
             while panel < end {
-                let [found] = self.dot::<L, Q, 1>(lanes, &queries, kv_head, panel);
-                put(panel, found);
+                let found = self.dot::<L, Q, 1>(lanes, &queries, kv_head, panel);
+                self.put::<L, Q>(lanes, found[0], panel, (&slots, position), stride, scores);
                 panel += 1;
             }
-        });
+            position += slots.len();
+        }
+    }
+
+    /// Scales a panel's scores and writes those of its lanes that belong to a span of slots.
+    ///
+    /// The span's first slot holds `position`; `scores`: `[Q, stride]`, by position.
+    #[inline(always)]
+    fn put<L: Lanes, const Q: usize>(
+        &self,
+        lanes: L,
+        found: [L::V; Q],
+        panel: usize,
+        (slots, position): (&Range<usize>, usize),
+        stride: usize,
+        scores: &mut [f32],
+    ) {
+        let scale = lanes.splat(1.0 / (self.cache.shape.head_dim as f32).sqrt());
+        let from = slots.start.max(panel * LANES);
+        let to = slots.end.min((panel + 1) * LANES);
+        for q in 0..Q {
+            let out = &mut scores[q * stride + position + from - slots.start..][..to - from];
+            let scaled = lanes.mul(found[q], scale);
+            if let Some(out) = out.first_chunk_mut::<LANES>() {
+                lanes.store(scaled, out);
+            } else {
+                let mut all = [0.0; LANES];
+                lanes.store(scaled, &mut all);
+                out.copy_from_slice(&all[from % LANES..][..to - from]);
+            }
+        }
     }
 
     /// Returns the dot products of `Q` queries with the keys of `P` panels, sixteen a panel.
@@ -503,22 +512,30 @@ impl Unit<'_> {
             std::array::from_fn(|q| self.positions((first + q) / shape.group()));
         let (shortest, longest) = (lengths[0], lengths[Q - 1]);
         assert!(longest < stride);
-        self.spans(longest, |position, slots| {
-            for (position, slot) in (position..).zip(slots) {
-                let row = &values[slot * value_width + first_vector..][..W];
-                let all = position < shortest;
+        let mut position = 0;
+        for span in self.spans() {
+            let len = span.len().min(longest - position);
+            // Up to `shortest` all queries attend, beyond it only those of later rows.
+            let joint = len.min(shortest.saturating_sub(position));
+            let rows = |i: usize| (span.start + i) * value_width + first_vector;
+            for i in 0..joint {
+                let row = &values[rows(i)..][..W];
                 for q in 0..Q {
-                    if all || position < lengths[q] {
-                        for w in 0..W {
-                            // SAFETY: `position` is below `longest`, and that below the length of the weights.
-                            let weight =
-                                lanes.splat(unsafe { *weights[q][w].get_unchecked(position) });
-                            sums[q][w] = lanes.mul_add(weight, lanes.load(&row[w]), sums[q][w]);
-                        }
+                    // SAFETY: the position is below `longest`, and that below the weights' length.
+                    unsafe { add_row(lanes, &weights[q], position + i, row, &mut sums[q]) };
+                }
+            }
+            for i in joint..len {
+                let row = &values[rows(i)..][..W];
+                for q in 0..Q {
+                    if position + i < lengths[q] {
+                        // SAFETY: as above.
+                        unsafe { add_row(lanes, &weights[q], position + i, row, &mut sums[q]) };
                     }
                 }
             }
-        });
+            position += len;
+        }
         for q in 0..Q {
             let (row, in_group) = ((first + q) / shape.group(), (first + q) % shape.group());
             for w in 0..W {
@@ -538,6 +555,25 @@ impl Unit<'_> {
                 }
             }
         }
+    }
+}
+
+/// Adds a row of values, each vector times its own weight at `position`.
+///
+/// # Safety
+/// `position` is within every one of `weights`.
+#[inline(always)]
+unsafe fn add_row<L: Lanes, const W: usize>(
+    lanes: L,
+    weights: &[&[f32]; W],
+    position: usize,
+    row: &[[f32; LANES]],
+    sums: &mut [L::V; W],
+) {
+    for w in 0..W {
+        // SAFETY: promised by the caller.
+        let weight = lanes.splat(unsafe { *weights[w].get_unchecked(position) });
+        sums[w] = lanes.mul_add(weight, lanes.load(&row[w]), sums[w]);
     }
 }
 

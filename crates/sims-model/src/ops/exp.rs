@@ -14,7 +14,8 @@ use super::lanes::{Lanes, ROUNDING_SHIFT};
 pub fn exp<L: Lanes>(lanes: L, x: L::V) -> L::V {
     const LN_2_HIGH: f32 = 0.693_359_375;
     const LN_2_LOW: f32 = -2.121_944_40e-4;
-    const POLYNOMIAL: [f32; 5] = [
+    const POLYNOMIAL: [f32; 6] = [
+        1.987_569_150_0e-4,
         1.398_199_950_7e-3,
         8.333_451_907_3e-3,
         4.166_579_589_4e-2,
@@ -32,8 +33,8 @@ pub fn exp<L: Lanes>(lanes: L, x: L::V) -> L::V {
     let n = lanes.sub(shifted, lanes.splat(ROUNDING_SHIFT));
     let r = lanes.mul_add(n, lanes.splat(-LN_2_HIGH), x);
     let r = lanes.mul_add(n, lanes.splat(-LN_2_LOW), r);
-    let mut p = lanes.splat(1.987_569_150_0e-4);
-    for coefficient in POLYNOMIAL {
+    let mut p = lanes.splat(POLYNOMIAL[0]);
+    for &coefficient in &POLYNOMIAL[1..] {
         p = lanes.mul_add(p, r, lanes.splat(coefficient));
     }
     let tail = lanes.mul_add(p, lanes.mul(r, r), r);

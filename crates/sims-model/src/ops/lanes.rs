@@ -13,7 +13,9 @@ pub const LANES: usize = 16;
 ///
 /// A value of the implementing type is the proof that the machine has the instructions, so that the
 /// methods are safe. All of them are `#[inline(always)]`: they become single instructions only inside a
-/// function compiled for the instruction set, which is what [`InstructionSet::run`] provides.
+/// function compiled for the instruction set, which is what [`InstructionSet::run`] provides. For the same
+/// reason no code with lanes may be in a closure: the compiler leaves closures as functions of their own,
+/// where each instruction becomes a call (a factor of ten was measured).
 pub trait Lanes: Copy {
     /// Sixteen lanes.
     type V: Copy;

@@ -154,7 +154,7 @@ impl PackedLinear {
 
 /// The weights of one input within a panel.
 trait PanelRow: Copy {
-    /// Returns the weights of outputs `16 * first..16 * (first + W)` of the panel; `first` and `W` are even or W is 4.
+    /// Returns the weights of outputs `16 * first..16 * (first + W)` of the panel; `first` and `W` are even.
     fn load<L: Lanes, const W: usize>(&self, lanes: L, first: usize) -> [L::V; W];
 }
 
@@ -162,7 +162,11 @@ impl PanelRow for [f32; PANEL] {
     #[inline(always)]
     fn load<L: Lanes, const W: usize>(&self, lanes: L, first: usize) -> [L::V; W] {
         let columns = self.as_chunks::<LANES>().0;
-        std::array::from_fn(|column| lanes.load(&columns[first + column]))
+        let mut weights = [lanes.splat(0.0); W];
+        for column in 0..W {
+            weights[column] = lanes.load(&columns[first + column]);
+        }
+        weights
     }
 }
 
@@ -170,9 +174,12 @@ impl PanelRow for [u32; PANEL / 2] {
     #[inline(always)]
     fn load<L: Lanes, const W: usize>(&self, lanes: L, first: usize) -> [L::V; W] {
         let pairs = self.as_chunks::<LANES>().0;
-        std::array::from_fn(|column| {
-            lanes.load_bf16_pairs(&pairs[(first + column) / 2])[column % 2]
-        })
+        let mut weights = [lanes.splat(0.0); W];
+        for pair in 0..W / 2 {
+            let [low, high] = lanes.load_bf16_pairs(&pairs[first / 2 + pair]);
+            (weights[2 * pair], weights[2 * pair + 1]) = (low, high);
+        }
+        weights
     }
 }
 
@@ -259,9 +266,9 @@ impl<P: PanelRow> PanelProduct<'_, &[P]> {
                     }
                 }
             }
-            for (r, sums) in sums.into_iter().enumerate() {
-                for (w, sums) in sums.into_iter().enumerate() {
-                    self.write(lanes, row + r, outputs + w * LANES, sums);
+            for (r, sums) in sums.iter().enumerate() {
+                for (w, sums) in sums.iter().enumerate() {
+                    self.write(lanes, row + r, outputs + w * LANES, *sums);
                 }
             }
         }
@@ -277,27 +284,29 @@ impl<P: PanelRow> PanelProduct<'_, &[P]> {
         let start = row * self.layer.out_features;
         // SAFETY: these outputs belong to this panel, which no other thread writes.
         let out = unsafe { self.out.part(start + output..start + end) };
-        let bias = self.layer.bias.as_ref().map(|bias| &bias[output..end]);
-        let finish = |v, bias, before| {
-            let v = if self.layer.bias.is_some() {
-                lanes.add(v, bias)
-            } else {
-                v
-            };
-            if self.write == Write::Add {
-                lanes.add(before, v)
-            } else {
-                v
-            }
-        };
         if let Some(out) = out.first_chunk_mut::<LANES>() {
-            let bias = bias
-                .and_then(|bias| bias.first_chunk())
-                .map_or(lanes.splat(0.0), |bias| lanes.load(bias));
-            lanes.store(finish(sums, bias, lanes.load(out)), out);
+            let mut v = sums;
+            if let Some(bias) = self
+                .layer
+                .bias
+                .as_ref()
+                .and_then(|bias| bias[output..end].first_chunk())
+            {
+                v = lanes.add(v, lanes.load(bias));
+            }
+            if self.write == Write::Add {
+                v = lanes.add(lanes.load(out), v);
+            }
+            lanes.store(v, out);
         } else {
-            let bias = lanes.load_part(bias.unwrap_or_default(), 0.0);
-            lanes.store_part(finish(sums, bias, lanes.load_part(out, 0.0)), out);
+            let mut v = sums;
+            if let Some(bias) = &self.layer.bias {
+                v = lanes.add(v, lanes.load_part(&bias[output..end], 0.0));
+            }
+            if self.write == Write::Add {
+                v = lanes.add(lanes.load_part(out, 0.0), v);
+            }
+            lanes.store_part(v, out);
         }
     }
 }

@@ -382,3 +382,47 @@ fn draws_follow_the_reference_distribution() {
         }
     }
 }
+
+/// A row of `tests/fixtures/sampler/cases.json`, made by transformers.
+#[derive(serde::Deserialize)]
+struct Case {
+    temperature: f32,
+    top_k: usize,
+    top_p: f32,
+    min_p: f32,
+    repetition_penalty: f32,
+    logits: Vec<f32>,
+    seen: Vec<u32>,
+    probabilities: Vec<f64>,
+}
+
+#[test]
+fn draws_follow_what_transformers_draws_from() {
+    #[derive(serde::Deserialize)]
+    struct Cases {
+        cases: Vec<Case>,
+    }
+    let text = include_str!("../../tests/fixtures/sampler/cases.json");
+    let Cases { cases } = serde_json::from_str(text).unwrap();
+    assert!(cases.len() > 40);
+    for (index, case) in cases.iter().enumerate() {
+        let params = SamplingParams {
+            temperature: case.temperature,
+            top_k: case.top_k,
+            top_p: case.top_p,
+            min_p: case.min_p,
+            repetition_penalty: case.repetition_penalty,
+            ..SamplingParams::default()
+        };
+        let mut edge = 0.0;
+        for (token, &probability) in case.probabilities.iter().enumerate() {
+            if probability > 1e-4 {
+                for uniform in [edge + 1e-5, edge + probability - 1e-5] {
+                    let found = choose(&params, &case.logits, &case.seen, uniform).token;
+                    assert_eq!(found as usize, token, "case {index}, {params:?}");
+                }
+            }
+            edge += probability;
+        }
+    }
+}

@@ -121,11 +121,12 @@ impl Lanes for Avx2 {
     fn exp2_of_shifted(self, shifted: Self::V) -> Self::V {
         unsafe {
             let one = _mm256_set1_epi32(1f32.to_bits().cast_signed());
-            let power = |half| {
-                let exponent = _mm256_slli_epi32::<23>(_mm256_castps_si256(half));
-                _mm256_castsi256_ps(_mm256_add_epi32(exponent, one))
-            };
-            Halves(power(shifted.0), power(shifted.1))
+            let first = _mm256_slli_epi32::<23>(_mm256_castps_si256(shifted.0));
+            let second = _mm256_slli_epi32::<23>(_mm256_castps_si256(shifted.1));
+            Halves(
+                _mm256_castsi256_ps(_mm256_add_epi32(first, one)),
+                _mm256_castsi256_ps(_mm256_add_epi32(second, one)),
+            )
         }
     }
 }
