@@ -12,6 +12,7 @@ mod plan;
 mod progress_bar;
 mod run;
 mod schema;
+mod signals;
 mod status;
 mod text_table;
 mod workspace;

@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use anyhow::Context;
 use clap::Args;
 use serde_json::json;
 use sims_pipeline::{Interrupt, RunReport, run};
 
 use crate::exit::Exit;
 use crate::progress_bar::ProgressDisplay;
+use crate::signals::raise_on_signals;
 use crate::workspace::{Execution, PipelineOptions, Workspace};
 use crate::{print, say};
 
@@ -51,8 +51,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
         options,
     } = Workspace::open(&arguments.pipeline, &arguments.options, &execution)?;
     let interrupt = Interrupt::new();
-    let handler = interrupt.clone();
-    ctrlc::set_handler(move || handler.raise()).context("cannot handle Ctrl-C")?;
+    raise_on_signals(interrupt.clone())?;
 
     let display = Mutex::new(ProgressDisplay::new(&plan, &options, jobs));
     let hear = |event| {

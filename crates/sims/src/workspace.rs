@@ -36,7 +36,7 @@ pub(crate) struct PipelineOptions {
     /// Rounds to run instead of the pipeline's
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) rounds: Option<u32>,
-    /// Where stages compute: auto, cpu or cuda[:N]
+    /// Where stages compute: auto, cpu, cuda or cuda:N
     #[arg(long, default_value = "auto")]
     pub(crate) device: String,
     /// Print JSON on stdout, and nothing else there

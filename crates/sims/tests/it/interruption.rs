@@ -120,6 +120,29 @@ fn ctrl_c_stops_the_stage_and_says_how_to_go_on() {
 }
 
 #[test]
+fn a_run_under_nohup_survives_the_end_of_the_session() {
+    let toy = Toy::new(LOOP);
+    let gate = toy.path().join("gate");
+    let script = "trap '' HUP; exec \"$SIMS\" run p.yaml --rounds 1 --json";
+    let child = std::process::Command::new("sh")
+        .args(["-c", script])
+        .current_dir(toy.path())
+        .env("SIMS", env!("CARGO_BIN_EXE_sims"))
+        .env("TOY_FIT", format!("wait={}", gate.display()))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    wait_for(&toy.path().join("runs/toy/logs/round-1/fit.log"));
+    signal(&child, libc::SIGHUP);
+    std::fs::write(&gate, "").unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{:?}", output.status);
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(counts(&report), (5, 0, 0));
+}
+
+#[test]
 fn two_runs_at_once_compute_everything_once() {
     let toy = Toy::new(LOOP);
     let gate = toy.path().join("gate");
