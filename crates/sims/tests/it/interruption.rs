@@ -120,7 +120,7 @@ fn ctrl_c_stops_the_stage_and_says_how_to_go_on() {
 }
 
 #[test]
-fn a_run_under_nohup_survives_the_end_of_the_session() {
+fn a_run_under_nohup_survives_a_hang_up() {
     let toy = Toy::new(LOOP);
     let gate = toy.path().join("gate");
     let script = "trap '' HUP; exec \"$SIMS\" run p.yaml --rounds 1 --json";
