@@ -11,7 +11,9 @@ pub mod table;
 #[derive(Debug, thiserror::Error)]
 pub enum ReportError {
     /// There is no finished round to report on.
-    #[error("{path} has no metrics of any finished round; run the pipeline first: sims run {pipeline}")]
+    #[error(
+        "{path} has no metrics of any finished round; run the pipeline first: sims run {pipeline}"
+    )]
     NothingFinished {
         /// The run's folder.
         path: std::path::PathBuf,

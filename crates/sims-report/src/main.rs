@@ -14,13 +14,14 @@ use sims_report::{metrics, run_folder, table};
 #[command(
     name = "sims report",
     version,
-    after_help = "Examples:\n  sims report pipelines/quickstart.yaml\n  sims report pipelines/quickstart.yaml --metric win_rate\n  sims report runs/quickstart --json | jq '.[] | select(.round == 3)'"
+    after_help = "Examples:\n  sims report pipelines/quickstart.yaml\n  sims report pipelines/quickstart.yaml --metric win_rate\n  sims report pipelines/*.yaml --metric gold_win_rate\n  sims report runs/quickstart --json | jq '.[] | select(.round == 3)'"
 )]
 struct Arguments {
     /// Pipeline files, or folders of runs
     #[arg(required = true)]
     runs: Vec<PathBuf>,
-    /// Keep the metrics whose name contains this
+    /// Keep the metric of this name, or else those whose name contains it; one metric of several
+    /// runs becomes one table
     #[arg(long)]
     metric: Option<String>,
     /// Print one JSON array, with an object a round and metric
@@ -52,14 +53,17 @@ fn report(arguments: &Arguments) -> anyhow::Result<()> {
         let files = run_folder::metrics_files(&folder, &target.display().to_string())?;
         let frame = metrics::query(&files, arguments.metric.as_deref())?;
         let figures = metrics::figures(&frame)?;
-        if arguments.json {
-            all.extend(figures);
-        } else {
-            writeln!(out, "{}", table::render(&title, &figures))?;
-        }
+        all.push((title, figures));
     }
     if arguments.json {
-        writeln!(out, "{}", serde_json::to_string_pretty(&all)?)?;
+        let figures: Vec<_> = all.into_iter().flat_map(|(_, figures)| figures).collect();
+        writeln!(out, "{}", serde_json::to_string_pretty(&figures)?)?;
+    } else if let (Some(metric), true) = (&arguments.metric, all.len() > 1) {
+        write!(out, "{}", table::render_comparison(metric, &all))?;
+    } else {
+        for (title, figures) in &all {
+            writeln!(out, "{}", table::render(title, figures))?;
+        }
     }
     Ok(())
 }

@@ -29,7 +29,7 @@ pub struct Figure {
     pub baseline: String,
 }
 
-/// Joins the tables of `files`, and keeps the metrics whose name contains `filter`.
+/// Joins the tables of `files`, and keeps the metric named `filter`, or else those whose name contains it.
 ///
 /// # Errors
 /// If a table is damaged or lacks a column.
@@ -57,11 +57,18 @@ pub fn query(files: &[MetricsFile], filter: Option<&str>) -> Result<DataFrame, R
         ])
         .collect()?;
     if let Some(filter) = filter {
-        let keep: BooleanChunked = all
-            .column("metric")?
-            .str()?
+        let names = all.column("metric")?.str()?;
+        let exact = names.iter().any(|name| name == Some(filter));
+        let matches = |name: &str| {
+            if exact {
+                name == filter
+            } else {
+                name.contains(filter)
+            }
+        };
+        let keep: BooleanChunked = names
             .iter()
-            .map(|name| Some(name.is_some_and(|name| name.contains(filter))))
+            .map(|name| Some(name.is_some_and(matches)))
             .collect();
         all = all.filter(&keep)?;
     }
@@ -77,10 +84,21 @@ pub fn figures(frame: &DataFrame) -> Result<Vec<Figure>, ReportError> {
     let round = round.u32()?;
     let text = |name: &str| -> PolarsResult<Vec<String>> {
         let column = frame.column(name)?;
-        Ok(column.str()?.iter().map(|v| v.unwrap_or_default().to_owned()).collect())
+        Ok(column
+            .str()?
+            .iter()
+            .map(|v| v.unwrap_or_default().to_owned())
+            .collect())
     };
-    let number = |name: &str| -> PolarsResult<Vec<Option<f64>>> { Ok(frame.column(name)?.f64()?.iter().collect()) };
-    let (node, metric, method, baseline) = (text("node")?, text("metric")?, text("method")?, text("baseline")?);
+    let number = |name: &str| -> PolarsResult<Vec<Option<f64>>> {
+        Ok(frame.column(name)?.f64()?.iter().collect())
+    };
+    let (node, metric, method, baseline) = (
+        text("node")?,
+        text("metric")?,
+        text("method")?,
+        text("baseline")?,
+    );
     let (value, low, high) = (number("value")?, number("ci_low")?, number("ci_high")?);
     let n = frame.column("n")?.u64()?;
     Ok((0..frame.height())

@@ -7,11 +7,20 @@ use crate::metrics::Figure;
 
 /// Lays `figures` out: nodes in order, metrics in the order in which they appear, rounds side by side.
 pub fn render(title: &str, figures: &[Figure]) -> String {
-    let rounds: Vec<u32> = figures.iter().map(|f| f.round).collect::<BTreeSet<_>>().into_iter().collect();
+    let rounds: Vec<u32> = figures
+        .iter()
+        .map(|f| f.round)
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+        .collect();
     let mut out = format!("{title}\n");
     for node in distinct(figures.iter().map(|f| f.node.as_str())) {
         let of_node: Vec<&Figure> = figures.iter().filter(|f| f.node == node).collect();
-        let keys = distinct(of_node.iter().map(|f| (f.metric.as_str(), f.baseline.as_str())));
+        let keys = distinct(
+            of_node
+                .iter()
+                .map(|f| (f.metric.as_str(), f.baseline.as_str())),
+        );
         let mut lines = vec![header(&rounds)];
         for (metric, baseline) in keys {
             let name = match baseline {
@@ -32,6 +41,33 @@ pub fn render(title: &str, figures: &[Figure]) -> String {
     out
 }
 
+/// Lays one metric of several runs out: a row a run and node, a column a round.
+pub fn render_comparison(metric: &str, runs: &[(String, Vec<Figure>)]) -> String {
+    let figures = || runs.iter().flat_map(|(_, figures)| figures);
+    let rounds: Vec<u32> = figures()
+        .map(|f| f.round)
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+        .collect();
+    let mut lines = vec![header(&rounds)];
+    for (title, figures) in runs {
+        for node in distinct(figures.iter().map(|f| f.node.as_str())) {
+            let cells = rounds.iter().map(|round| {
+                let found = figures.iter().find(|f| f.node == node && f.round == *round);
+                found.map_or_else(String::new, cell)
+            });
+            lines.push(
+                std::iter::once(format!("{title} · {node}"))
+                    .chain(cells)
+                    .collect(),
+            );
+        }
+    }
+    let mut out = format!("{metric}\n");
+    write_aligned(&mut out, &lines);
+    out
+}
+
 fn distinct<T: PartialEq>(items: impl Iterator<Item = T>) -> Vec<T> {
     let mut seen = Vec::new();
     for item in items {
@@ -47,12 +83,19 @@ fn header(rounds: &[u32]) -> Vec<String> {
         0 => "once".to_owned(),
         n => format!("round {n}"),
     };
-    std::iter::once(String::new()).chain(rounds.iter().map(round)).collect()
+    std::iter::once(String::new())
+        .chain(rounds.iter().map(round))
+        .collect()
 }
 
 fn cell(figure: &Figure) -> String {
     match (figure.ci_low, figure.ci_high) {
-        (Some(low), Some(high)) => format!("{} [{}, {}]", number(figure.value), number(low), number(high)),
+        (Some(low), Some(high)) => format!(
+            "{} [{}, {}]",
+            number(figure.value),
+            number(low),
+            number(high)
+        ),
         _ => number(figure.value),
     }
 }
@@ -68,7 +111,14 @@ fn number(value: f64) -> String {
 
 fn write_aligned(out: &mut String, lines: &[Vec<String>]) {
     let columns = lines.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |c: usize| lines.iter().filter_map(|l| l.get(c)).map(|t| t.chars().count()).max().unwrap_or(0);
+    let width = |c: usize| {
+        lines
+            .iter()
+            .filter_map(|l| l.get(c))
+            .map(|t| t.chars().count())
+            .max()
+            .unwrap_or(0)
+    };
     let widths: Vec<usize> = (0..columns).map(width).collect();
     for line in lines {
         let mut text = String::from(" ");

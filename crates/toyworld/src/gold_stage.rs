@@ -55,7 +55,7 @@ impl Stage for GoldStage {
     const ABOUT: &'static str = "Score responses against the built-in world's truth";
     const EXAMPLES: &'static str =
         "Example:\n  toyworld-gold --prompts eval.parquet --responses responses.parquet --out gold";
-    const BEHAVIOUR: u32 = 2;
+    const BEHAVIOUR: u32 = 3;
     const NUMERICS: Numerics = Numerics::Exact;
     type Params = GoldParams;
 
@@ -114,10 +114,15 @@ impl Stage for GoldStage {
         };
         let (baseline_name, baseline) =
             baseline(params.baseline, given.as_ref().unwrap_or(&scored))?;
-        // A comparator of its own may be another draw of the same policy: base against base.
-        let same_policy_counts = given.is_some() && scored.len() == 1;
-        let others: Vec<(&String, &Scored)> = scored
+        // Against a steered policy the unsteered one is no candidate.
+        let candidates: Vec<(&String, &Scored)> = scored
             .iter()
+            .filter(|(policy, _)| params.baseline == Baseline::Base || *policy != BASE)
+            .collect();
+        // A comparator of its own may be another draw of the same policy: base against base.
+        let same_policy_counts = given.is_some() && candidates.len() == 1;
+        let others: Vec<(&String, &Scored)> = candidates
+            .into_iter()
             .filter(|(policy, _)| same_policy_counts || *policy != baseline_name)
             .collect();
         if others.is_empty() {
