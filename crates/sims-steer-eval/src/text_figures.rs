@@ -76,7 +76,8 @@ impl TextFigures {
     /// Both are counted in samples of one size, the number of n-grams of the side that has fewer: the
     /// share of distinct n-grams falls as text grows, so the longer side would look the duller. The
     /// expected count in such a sample has a closed form (rarefaction; Hurlbert 1971, Ecology 52, eq. 14).
-    /// Resampled prompts repeat, which lowers both counts alike and leaves their ratio about where it is.
+    /// Resampled prompts repeat, which lowers both counts but not quite alike: the interval's width is that
+    /// of the resamples, its middle is the estimate.
     /// None when `base` has no n-gram.
     ///
     /// # Errors
@@ -108,7 +109,17 @@ impl TextFigures {
                 }
             }
         };
-        bootstrap.statistic(self.contents.len(), ratio).map(Some)
+        let Interval {
+            estimate,
+            low,
+            high,
+        } = bootstrap.statistic(self.contents.len(), ratio)?;
+        let half_width = (high - low) / 2.0;
+        Ok(Some(Interval {
+            estimate,
+            low: estimate - half_width,
+            high: estimate + half_width,
+        }))
     }
 
     /// Splits the draws of every prompt into two halves and measures each, the base against itself.

@@ -410,3 +410,24 @@ fn a_model_without_a_template_of_its_own_reads_the_default() {
     succeeded(&bench.run("out", &bench.responses(1, 2), &ANY_COVERAGE));
     assert!(bench.judgments("out")[0].judge.starts_with("self/ab-1/"));
 }
+
+#[test]
+fn an_interrupt_leaves_nothing() {
+    let bench = Bench::new(&RandomModel::default());
+    let (prompts, table) = (
+        bench.path("prompts.parquet"),
+        bench.path("responses.parquet"),
+    );
+    write_table(&table, &bench.responses(6, 150)).unwrap();
+    let (prompts, table) = (prompts.to_str().unwrap(), table.to_str().unwrap());
+    let arguments = [
+        "--prompts",
+        prompts,
+        "--responses",
+        table,
+        "--schedule",
+        "all",
+    ];
+    let program = env!("CARGO_BIN_EXE_sims-judge");
+    random_model::interrupted(program, &bench.model, &bench.path("out"), &arguments);
+}

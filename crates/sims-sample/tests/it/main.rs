@@ -248,3 +248,19 @@ fn broken_files_are_refused_by_name() {
     let message = refused(&bench.run("out", &[]), &bench.out("out"));
     assert!(message.contains("tokenizer.json"), "{message}");
 }
+
+#[test]
+fn an_interrupt_leaves_nothing() {
+    let bench = Bench::new(&RandomModel::default(), &prompts(2000));
+    let prompts = bench.prompts.to_str().unwrap();
+    let arguments = [
+        "--prompts",
+        prompts,
+        "--samples",
+        "50",
+        "--max-new-tokens",
+        "200",
+    ];
+    let program = env!("CARGO_BIN_EXE_sims-sample");
+    random_model::interrupted(program, &bench.model, &bench.out("out"), &arguments);
+}

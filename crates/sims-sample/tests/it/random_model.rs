@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
 use sims_artifact::tables::{Message, PromptRow};
@@ -226,6 +227,37 @@ pub(crate) fn run(program: &str, model: &Path, out: &Path, arguments: &[&str]) -
         .args(arguments)
         .output()
         .unwrap()
+}
+
+/// Runs `program` as [`run`] does, interrupts it once it works, and asserts that it left nothing.
+pub(crate) fn interrupted(program: &str, model: &Path, out: &Path, arguments: &[&str]) {
+    let mut child = Command::new(program)
+        .arg("--model")
+        .arg(model)
+        .arg("--out")
+        .arg(out)
+        .args(["--device", "cpu", "--progress", "json"])
+        .args(arguments)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    // The first report comes when the work begins, after the handler is in place.
+    let first = lines.next().unwrap().unwrap();
+    assert!(first.contains("\"progress\""), "{first}");
+    let id = child.id().to_string();
+    assert!(
+        Command::new("kill")
+            .args(["-INT", &id])
+            .status()
+            .unwrap()
+            .success()
+    );
+    let rest: Vec<String> = lines.map(Result::unwrap).collect();
+    let code = child.wait().unwrap().code();
+    assert_eq!(code, Some(1), "{rest:?}");
+    assert!(rest.last().unwrap().contains("interrupted"), "{rest:?}");
+    assert_eq!(fs::read_dir(out).unwrap().count(), 0);
 }
 
 /// Asserts that a run succeeded.

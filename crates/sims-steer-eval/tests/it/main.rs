@@ -496,3 +496,22 @@ fn what_cannot_be_evaluated_is_refused() {
     fs::write(bench.path("s.safetensors"), b"no steering").unwrap();
     assert!(refused(&[]).contains("s.safetensors"));
 }
+
+#[test]
+fn an_interrupt_leaves_nothing() {
+    let bench = Bench::new(&RandomModel::default());
+    bench.push("s.safetensors", 1, 9, 0.3);
+    write_table(&bench.path("prompts.parquet"), &prompts(2000)).unwrap();
+    let (prompts, steering) = (bench.path("prompts.parquet"), bench.path("s.safetensors"));
+    let (prompts, steering) = (prompts.to_str().unwrap(), steering.to_str().unwrap());
+    let arguments = [
+        "--prompts",
+        prompts,
+        "--steering",
+        steering,
+        "--max-new-tokens",
+        "200",
+    ];
+    let program = env!("CARGO_BIN_EXE_sims-steer-eval");
+    random_model::interrupted(program, &bench.model, &bench.path("out"), &arguments);
+}
