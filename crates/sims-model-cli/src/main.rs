@@ -21,10 +21,10 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const EXAMPLES: &str = "\
 Examples:
   sims-model info data/tiny
-  sims-model generate --model data/tiny --prompt 'sort : c a b' --max-new-tokens 40
+  sims-model generate --model data/tiny --prompt 'put in order : 15 9 26 with commas'
   sims-model generate --model data/tiny --tokens 1,2,3 --steering accepted.safetensors --json
   sims-model forward --model data/tiny --tokens 1,2,3 --out states.safetensors
-  sims-model perplexity --model data/tiny --prompts neutral.parquet";
+  sims-model perplexity --model data/tiny --prompts data/toyworld/neutral.parquet";
 
 /// Look at a model by hand: its figures, hidden states, answers and perplexity
 #[derive(Debug, Parser)]
