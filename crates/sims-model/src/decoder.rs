@@ -1,6 +1,6 @@
 //! The decoder: tokens and a KV cache in, hidden states and logits out.
 //!
-//! One forward pass, in two forms: [`fast`] on the CPU's own kernels, [`plain`] in candle's operations.
+//! One forward pass, in two forms: `fast` on the CPU's own kernels, `plain` in candle's operations.
 //! The plain form runs on every device, and is what tests hold the fast one against.
 
 mod fast;
