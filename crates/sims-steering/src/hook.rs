@@ -1,7 +1,7 @@
 //! The hook that applies a steering to the residual stream during a forward pass.
 
 use crate::SteeringError;
-use crate::operator::{Edit, EditCounts};
+use crate::operator::{Edit, EditCounts, Operator};
 use crate::real::norm;
 use crate::steering::Steering;
 use candle_core::{CpuStorage, Device, Storage, Tensor, WithDType};
@@ -18,7 +18,6 @@ use std::ops::Range;
 pub struct SteeringHook {
     layers: BTreeMap<usize, Vec<Edit>>,
     hidden_size: usize,
-    strength: f64,
     applications: u64,
     counts: EditCounts,
     sizes: Option<EditSizes>,
@@ -41,20 +40,23 @@ pub struct EditSizes {
 
 impl SteeringHook {
     pub(crate) fn new(steering: &Steering) -> Self {
-        let strength = steering.strength();
         let layers = steering
             .layers
             .iter()
             .map(|(&layer, edits)| {
-                let active = edits.iter().filter(|edit| strength * edit.strength != 0.0);
-                (layer, active.cloned().collect::<Vec<_>>())
+                let active = edits.iter().map(|edit| ready(edit, steering.strength()));
+                (
+                    layer,
+                    active
+                        .filter(|edit| edit.strength != 0.0)
+                        .collect::<Vec<_>>(),
+                )
             })
             .filter(|(_, edits)| !edits.is_empty())
             .collect();
         Self {
             layers,
             hidden_size: steering.hidden_size(),
-            strength,
             applications: 0,
             counts: EditCounts::default(),
             sizes: None,
@@ -104,34 +106,45 @@ impl SteeringHook {
         Ok(())
     }
 
-    /// Edits `ranges` of rows in a `[rows, hidden]` buffer of the model's dtype.
-    fn edit<T: WithDType>(&mut self, layer: usize, data: &[T], ranges: &[Range<usize>]) -> Vec<T> {
-        let hidden = self.hidden_size;
-        let count: usize = ranges.iter().map(Range::len).sum();
-        let mut rows: Vec<f32> = Vec::with_capacity(count * hidden);
-        for range in ranges {
-            let span = range.start * hidden..range.end * hidden;
-            rows.extend(data[span].iter().map(|x| x.to_f64() as f32));
-        }
-        let before = self.sizes.is_some().then(|| rows.clone());
-        for edit in self.layers.get(&layer).map_or(&[][..], Vec::as_slice) {
-            edit.apply(&mut rows, self.strength, &mut self.counts);
-        }
-        if let (Some(sizes), Some(before)) = (&mut self.sizes, before) {
-            measure(sizes, &before, &rows, hidden);
-        }
+    /// Edits `ranges` of rows in a `[rows, hidden]` buffer of another dtype than f32.
+    ///
+    /// A value that an edit leaves alone keeps its bits: f32 holds every bf16 and f16.
+    fn edit_cast<T: WithDType>(
+        &mut self,
+        layer: usize,
+        data: &[T],
+        ranges: &[Range<usize>],
+    ) -> Vec<T> {
         let mut edited = data.to_vec();
-        let mut values = rows.iter();
         for range in ranges {
-            for (target, &value) in edited[range.start * hidden..range.end * hidden]
-                .iter_mut()
-                .zip(values.by_ref())
-            {
-                // A value that an edit left alone keeps its bits: f32 holds every bf16 and f16.
+            let target = &mut edited[range.start * self.hidden_size..range.end * self.hidden_size];
+            let mut rows: Vec<f32> = target.iter().map(|x| x.to_f64() as f32).collect();
+            self.edit_rows(layer, &mut rows);
+            for (target, &value) in target.iter_mut().zip(&rows) {
                 *target = T::from_f64(f64::from(value));
             }
         }
         edited
+    }
+
+    /// Edits `ranges` of rows in a `[rows, hidden]` buffer of f32.
+    fn edit_f32(&mut self, layer: usize, data: &[f32], ranges: &[Range<usize>]) -> Vec<f32> {
+        let mut edited = data.to_vec();
+        for range in ranges {
+            let span = range.start * self.hidden_size..range.end * self.hidden_size;
+            self.edit_rows(layer, &mut edited[span]);
+        }
+        edited
+    }
+
+    fn edit_rows(&mut self, layer: usize, rows: &mut [f32]) {
+        let before = self.sizes.is_some().then(|| rows.to_vec());
+        for edit in self.layers.get(&layer).map_or(&[][..], Vec::as_slice) {
+            edit.apply(rows, 1.0, &mut self.counts);
+        }
+        if let (Some(sizes), Some(before)) = (&mut self.sizes, before) {
+            measure(sizes, &before, rows, self.hidden_size);
+        }
     }
 
     fn edit_tensor(
@@ -150,18 +163,26 @@ impl SteeringHook {
                 candle_core::bail!("a tensor on the CPU is stored elsewhere");
             };
             match storage {
-                CpuStorage::F32(data) => {
-                    Tensor::from_vec(self.edit(layer, &data[span], ranges), shape, &Device::Cpu)?
-                }
-                CpuStorage::BF16(data) => {
-                    Tensor::from_vec(self.edit(layer, &data[span], ranges), shape, &Device::Cpu)?
-                }
-                CpuStorage::F16(data) => {
-                    Tensor::from_vec(self.edit(layer, &data[span], ranges), shape, &Device::Cpu)?
-                }
-                CpuStorage::F64(data) => {
-                    Tensor::from_vec(self.edit(layer, &data[span], ranges), shape, &Device::Cpu)?
-                }
+                CpuStorage::F32(data) => Tensor::from_vec(
+                    self.edit_f32(layer, &data[span], ranges),
+                    shape,
+                    &Device::Cpu,
+                )?,
+                CpuStorage::BF16(data) => Tensor::from_vec(
+                    self.edit_cast(layer, &data[span], ranges),
+                    shape,
+                    &Device::Cpu,
+                )?,
+                CpuStorage::F16(data) => Tensor::from_vec(
+                    self.edit_cast(layer, &data[span], ranges),
+                    shape,
+                    &Device::Cpu,
+                )?,
+                CpuStorage::F64(data) => Tensor::from_vec(
+                    self.edit_cast(layer, &data[span], ranges),
+                    shape,
+                    &Device::Cpu,
+                )?,
                 _ => candle_core::bail!("hidden states of dtype {:?}", host.dtype()),
             }
         };
@@ -184,11 +205,7 @@ impl Hook for SteeringHook {
             return Ok(None);
         }
         self.applications += 1;
-        let ranges: Vec<Range<usize>> = segments
-            .iter()
-            .map(Segment::edit_rows)
-            .filter(|rows| !rows.is_empty())
-            .collect();
+        let ranges = edited_ranges(segments);
         if ranges.is_empty() {
             return Ok(None);
         }
@@ -205,6 +222,35 @@ impl Hook for SteeringHook {
         }
         Ok(Some(self.edit_tensor(layer, hidden, &ranges)?))
     }
+}
+
+/// Multiplies the steering's strength into an edit, so that a vector is ready to be added.
+fn ready(edit: &Edit, strength: f64) -> Edit {
+    let strength = strength * edit.strength;
+    match &edit.operator {
+        Operator::Additive(additive) if strength != 0.0 => Edit {
+            operator: Operator::Additive(additive.scaled(strength)),
+            strength: 1.0,
+            preserve_norm: edit.preserve_norm,
+        },
+        _ => Edit {
+            strength,
+            ..edit.clone()
+        },
+    }
+}
+
+/// Returns the rows that may be edited, neighbouring ranges joined: a decode step is one range.
+fn edited_ranges(segments: &[Segment]) -> Vec<Range<usize>> {
+    let mut ranges: Vec<Range<usize>> = Vec::new();
+    for rows in segments.iter().map(Segment::edit_rows) {
+        match ranges.last_mut() {
+            Some(last) if last.end == rows.start => last.end = rows.end,
+            _ if rows.is_empty() => {}
+            _ => ranges.push(rows),
+        }
+    }
+    ranges
 }
 
 fn measure(sizes: &mut EditSizes, before: &[f32], after: &[f32], hidden: usize) {

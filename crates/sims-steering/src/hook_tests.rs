@@ -3,7 +3,7 @@
 use super::*;
 use crate::angle_net::AngleNet;
 use crate::householder::{AngleRule, Householder};
-use crate::operator::{Additive, Operator};
+use crate::operator::Additive;
 use crate::random::{NormalDraw, stream};
 use candle_core::DType;
 use sims_artifact::Digest;

@@ -23,7 +23,7 @@
 //! Where a row stands is its *elevation*: the angle above the plane, `asin(ŵᵀa/‖a‖)` in `[−π/2, π/2]`.
 
 use crate::SteeringError;
-use crate::angle_net::AngleNet;
+use crate::angle_net::{AngleNet, Predictor};
 use crate::operator::EditCounts;
 use crate::real::{Real, dot, norm};
 
@@ -65,6 +65,7 @@ pub struct Householder {
     angle: AngleRule,
     kappa: Option<f64>,
     max_angle: Option<f64>,
+    predictor: Option<Predictor>,
 }
 
 /// Where a row stands relative to the plane.
@@ -220,6 +221,10 @@ impl Householder {
         if let Some((what, value)) = numbers.into_iter().find(|(_, value)| !value.is_finite()) {
             return Err(SteeringError::Degenerate { what, value });
         }
+        let predictor = match &angle {
+            AngleRule::Net { net, .. } => Some(Predictor::new(net)),
+            AngleRule::Fixed { .. } | AngleRule::Remaining { .. } => None,
+        };
         Ok(Self {
             inverse_norm: 1.0 / length,
             normal,
@@ -227,6 +232,7 @@ impl Householder {
             angle,
             kappa,
             max_angle,
+            predictor,
         })
     }
 
@@ -288,9 +294,7 @@ impl Householder {
 
     /// Runs the angle network, if there is one, on the rows below the edge.
     fn predict(&self, rows: &[f32], below: &[(usize, Stance)]) -> Vec<f64> {
-        let AngleRule::Net {
-            net, input_scale, ..
-        } = &self.angle
+        let (AngleRule::Net { input_scale, .. }, Some(predictor)) = (&self.angle, &self.predictor)
         else {
             return Vec::new();
         };
@@ -303,7 +307,7 @@ impl Householder {
             let row = &rows[index * hidden..(index + 1) * hidden];
             inputs.extend(row.iter().map(|&x| (f64::from(x) * input_scale) as f32));
         }
-        net.angles(&inputs)
+        predictor.angles(inputs)
     }
 
     fn cap(&self, stance: &Stance) -> f64 {

@@ -33,14 +33,20 @@ impl Additive {
         &self.vector
     }
 
+    /// Returns the vector times `strength`, as it is added.
+    pub(crate) fn scaled(&self, strength: f64) -> Self {
+        let scale = |&v: &f32| (strength * f64::from(v)) as f32;
+        Self {
+            vector: self.vector.iter().map(scale).collect(),
+        }
+    }
+
     fn apply(&self, rows: &mut [f32], strength: f64, counts: &mut EditCounts) {
-        let shift: Vec<f32> = self
-            .vector
-            .iter()
-            .map(|&v| (strength * f64::from(v)) as f32)
-            .collect();
-        for row in rows.chunks_exact_mut(shift.len()) {
-            for (a, v) in row.iter_mut().zip(&shift) {
+        if strength != 1.0 {
+            return self.scaled(strength).apply(rows, 1.0, counts);
+        }
+        for row in rows.chunks_exact_mut(self.vector.len()) {
+            for (a, v) in row.iter_mut().zip(&self.vector) {
                 *a += v;
             }
             counts.edited += 1;
