@@ -19,7 +19,7 @@ sims_stage::choice! {
     pub enum WorldName {
         /// One latent, care
         Default = "default",
-        /// Two latents, manners and format
+        /// Two latents, manners and brevity
         Hard = "hard",
     }
 }
