@@ -8,7 +8,15 @@ use sims_testkit::Workspace;
 
 use crate::{artifacts, small_pipeline};
 
-const STAGES: [&str; 7] = ["sample", "judge", "rank", "contrast", "extract", "fit", "steer-eval"];
+const STAGES: [&str; 7] = [
+    "sample",
+    "judge",
+    "rank",
+    "contrast",
+    "extract",
+    "fit",
+    "steer-eval",
+];
 
 /// Starts `sims run` in a process group of its own.
 fn start(workspace: &Workspace, pipeline: &str) -> Child {
@@ -24,7 +32,10 @@ fn start(workspace: &Workspace, pipeline: &str) -> Child {
 fn signal_group(child: &Child, signal: i32) {
     let group = libc::pid_t::try_from(child.id()).expect("process ids fit");
     // SAFETY: kill takes two integers and touches no memory of ours.
-    #[expect(unsafe_code, reason = "the standard library sends no signals to groups")]
+    #[expect(
+        unsafe_code,
+        reason = "the standard library sends no signals to groups"
+    )]
     unsafe {
         libc::kill(-group, signal);
     }
@@ -61,9 +72,16 @@ fn interrupted_by(signal: i32) {
         child.wait().expect("the child is ours");
 
         let fsck = workspace.json(&["fsck"]);
-        assert_eq!(fsck["bad"].as_array().map(Vec::len), Some(0), "after a kill in {stage}");
+        assert_eq!(
+            fsck["bad"].as_array().map(Vec::len),
+            Some(0),
+            "after a kill in {stage}"
+        );
         workspace.json(&["run", pipeline]);
-        assert!(artifacts(&workspace) == expected, "a kill in {stage} changed a result");
+        assert!(
+            artifacts(&workspace) == expected,
+            "a kill in {stage} changed a result"
+        );
     }
 }
 
@@ -85,20 +103,29 @@ fn two_runs_at_once_compute_every_stage_once() {
     let children: Vec<Child> = (0..2)
         .map(|_| {
             let mut command = workspace.sims(&["run", pipeline, "--json"]);
-            command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("sims can be started")
+            command
+                .stdout(Stdio::piped())
+                .stderr(Stdio::null())
+                .spawn()
+                .expect("sims can be started")
         })
         .collect();
     let mut executed = 0;
     let mut total = 0;
     for child in children {
         let output = child.wait_with_output().expect("the child is ours");
-        let result: serde_json::Value = serde_json::from_slice(&output.stdout).expect("sims prints JSON");
+        let result: serde_json::Value =
+            serde_json::from_slice(&output.stdout).expect("sims prints JSON");
         assert_eq!(result["failed"], 0);
         executed += result["executed"].as_u64().expect("a count");
-        total = executed.max(result["executed"].as_u64().unwrap_or(0) + result["cached"].as_u64().unwrap_or(0));
+        total = executed
+            .max(result["executed"].as_u64().unwrap_or(0) + result["cached"].as_u64().unwrap_or(0));
     }
     let plan = workspace.json(&["status", pipeline]);
-    assert_eq!(executed, plan.as_array().expect("an array of stages").len() as u64);
+    assert_eq!(
+        executed,
+        plan.as_array().expect("an array of stages").len() as u64
+    );
     assert_eq!(executed, total);
 }
 
@@ -120,14 +147,29 @@ fn a_full_disk_is_named_and_loses_nothing() {
     let pipeline = small_pipeline(&workspace, "rounds: 1\n");
     let pipeline = pipeline.to_str().expect("temporary paths are text");
     let run = |store: &std::path::Path| {
-        workspace.sims(&["run", pipeline, "--store"]).arg(store).output().expect("sims can be started")
+        workspace
+            .sims(&["run", pipeline, "--store"])
+            .arg(store)
+            .output()
+            .expect("sims can be started")
     };
     let output = run(&mount.join("store"));
     let message = sims_testkit::text_of(&output);
-    let fsck = workspace.sims(&["fsck", "--store"]).arg(mount.join("store")).output().expect("sims can be started");
-    std::process::Command::new("umount").arg("-l").arg(&mount).status().expect("umount is there");
+    let fsck = workspace
+        .sims(&["fsck", "--store"])
+        .arg(mount.join("store"))
+        .output()
+        .expect("sims can be started");
+    std::process::Command::new("umount")
+        .arg("-l")
+        .arg(&mount)
+        .status()
+        .expect("umount is there");
     assert!(!output.status.success());
-    assert!(message.contains("full") || message.contains("No space"), "{message}");
+    assert!(
+        message.contains("full") || message.contains("No space"),
+        "{message}"
+    );
     assert!(fsck.status.success(), "{}", sims_testkit::text_of(&fsck));
     assert!(run(&workspace.path().join(".sims")).status.success());
 }

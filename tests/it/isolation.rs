@@ -21,13 +21,25 @@ const LOOP: [&str; 9] = [
 
 fn dependencies() -> BTreeMap<String, Vec<String>> {
     let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version", "1", "--no-deps", "--offline"])
+        .args([
+            "metadata",
+            "--format-version",
+            "1",
+            "--no-deps",
+            "--offline",
+        ])
         .current_dir(sims_testkit::repository())
         .output()
         .expect("cargo runs tests, so it can be started");
-    assert!(output.status.success(), "{}", sims_testkit::text_of(&output));
+    assert!(
+        output.status.success(),
+        "{}",
+        sims_testkit::text_of(&output)
+    );
     let metadata: Value = serde_json::from_slice(&output.stdout).expect("cargo prints JSON");
-    let packages = metadata["packages"].as_array().expect("metadata has packages");
+    let packages = metadata["packages"]
+        .as_array()
+        .expect("metadata has packages");
     packages
         .iter()
         .map(|package| {
@@ -35,7 +47,10 @@ fn dependencies() -> BTreeMap<String, Vec<String>> {
             // Development dependencies build tests only; they are no way into a stage.
             let normal = names.filter(|d| d["kind"].is_null());
             let names = normal.map(|d| d["name"].as_str().unwrap_or_default().to_owned());
-            (package["name"].as_str().unwrap_or_default().to_owned(), names.collect())
+            (
+                package["name"].as_str().unwrap_or_default().to_owned(),
+                names.collect(),
+            )
         })
         .collect()
 }
@@ -55,8 +70,14 @@ fn reach(dependencies: &BTreeMap<String, Vec<String>>, from: &str) -> BTreeSet<S
 fn no_crate_of_the_loop_reaches_the_gold_checker() {
     let dependencies = dependencies();
     for name in LOOP {
-        assert!(dependencies.contains_key(name), "{name} is gone: mend this list");
-        assert!(!reach(&dependencies, name).contains("toyworld"), "{name} reaches toyworld");
+        assert!(
+            dependencies.contains_key(name),
+            "{name} is gone: mend this list"
+        );
+        assert!(
+            !reach(&dependencies, name).contains("toyworld"),
+            "{name} reaches toyworld"
+        );
     }
     // The search does find such a path where there is one.
     assert!(reach(&dependencies, "toyworld").contains("sims-model"));
@@ -65,14 +86,29 @@ fn no_crate_of_the_loop_reaches_the_gold_checker() {
 #[test]
 fn the_runner_and_the_data_stages_do_not_reach_candle() {
     let dependencies = dependencies();
-    for name in ["sims", "sims-pipeline", "sims-stage", "sims-artifact", "sims-stats", "sims-rank", "sims-contrast"] {
-        assert!(!reach(&dependencies, name).contains("candle-core"), "{name} reaches candle");
+    for name in [
+        "sims",
+        "sims-pipeline",
+        "sims-stage",
+        "sims-artifact",
+        "sims-stats",
+        "sims-rank",
+        "sims-contrast",
+    ] {
+        assert!(
+            !reach(&dependencies, name).contains("candle-core"),
+            "{name} reaches candle"
+        );
     }
 }
 
 #[test]
 fn polars_is_in_the_report_only() {
     for (name, direct) in dependencies() {
-        assert_eq!(direct.iter().any(|d| d == "polars"), name == "sims-report", "{name}");
+        assert_eq!(
+            direct.iter().any(|d| d == "polars"),
+            name == "sims-report",
+            "{name}"
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! A whole run, its rerun, and a run with one parameter changed.
 
-use sims_artifact::tables::{MetricRow, PairRow, RankingRow, ResponseRow};
 use sims_artifact::read_table;
+use sims_artifact::tables::{MetricRow, PairRow, RankingRow, ResponseRow};
 use sims_testkit::Workspace;
 
 use crate::{artifacts, small_pipeline};
@@ -13,11 +13,17 @@ fn a_second_run_does_nothing_and_a_change_runs_only_what_depends_on_it() {
     let pipeline = pipeline.to_str().expect("temporary paths are text");
     let first = workspace.json(&["run", pipeline]);
     let stages = first["executed"].as_u64().expect("executed is a count");
-    assert_eq!((first["cached"].as_u64(), first["failed"].as_u64()), (Some(0), Some(0)));
+    assert_eq!(
+        (first["cached"].as_u64(), first["failed"].as_u64()),
+        (Some(0), Some(0))
+    );
     let before = artifacts(&workspace);
 
     let second = workspace.json(&["run", pipeline]);
-    assert_eq!((second["executed"].as_u64(), second["cached"].as_u64()), (Some(0), Some(stages)));
+    assert_eq!(
+        (second["executed"].as_u64(), second["cached"].as_u64()),
+        (Some(0), Some(stages))
+    );
     assert_eq!(artifacts(&workspace), before);
 
     // A longer step in the fit leaves everything before the first fit as it was.
@@ -48,26 +54,60 @@ fn the_tables_of_a_round_join() {
     assert_eq!(ranking.len(), responses.len());
     assert!(!pairs.is_empty());
     for pair in &pairs {
-        let chosen = ranking.iter().find(|r| r.response_id == pair.chosen_id).unwrap();
-        let rejected = ranking.iter().find(|r| r.response_id == pair.rejected_id).unwrap();
-        assert!(chosen.score > rejected.score, "the chosen response has the higher score");
-        let text = responses.iter().find(|r| r.response_id == pair.chosen_id).unwrap();
-        assert_eq!((&text.text, &text.token_ids), (&pair.chosen, &pair.chosen_token_ids));
+        let chosen = ranking
+            .iter()
+            .find(|r| r.response_id == pair.chosen_id)
+            .unwrap();
+        let rejected = ranking
+            .iter()
+            .find(|r| r.response_id == pair.rejected_id)
+            .unwrap();
+        assert!(
+            chosen.score > rejected.score,
+            "the chosen response has the higher score"
+        );
+        let text = responses
+            .iter()
+            .find(|r| r.response_id == pair.chosen_id)
+            .unwrap();
+        assert_eq!(
+            (&text.text, &text.token_ids),
+            (&pair.chosen, &pair.chosen_token_ids)
+        );
     }
     let metrics: Vec<MetricRow> = read_table(&round.join("gold/metrics.parquet")).unwrap();
-    assert!(metrics.iter().any(|m| m.metric == "gold_win_rate" && (0.0..=1.0).contains(&m.value)));
+    assert!(
+        metrics
+            .iter()
+            .any(|m| m.metric == "gold_win_rate" && (0.0..=1.0).contains(&m.value))
+    );
     let report = workspace.json(&["report", "pipelines/small.yaml"]);
     let rows = report.as_array().expect("the report is an array");
-    assert!(rows.iter().any(|row| row["round"] == 1 && row["metric"] == "gold_win_rate"));
+    assert!(
+        rows.iter()
+            .any(|row| row["round"] == 1 && row["metric"] == "gold_win_rate")
+    );
 }
 
 #[test]
 fn results_do_not_depend_on_threads_or_batch() {
     let one = Workspace::new();
     let pipeline = small_pipeline(&one, "rounds: 1\n");
-    one.json(&["run", pipeline.to_str().expect("temporary paths are text"), "--threads", "1"]);
+    one.json(&[
+        "run",
+        pipeline.to_str().expect("temporary paths are text"),
+        "--threads",
+        "1",
+    ]);
     let two = Workspace::new();
     let pipeline = small_pipeline(&two, "rounds: 1\n");
-    two.json(&["run", pipeline.to_str().expect("temporary paths are text"), "--threads", "2", "--jobs", "2"]);
+    two.json(&[
+        "run",
+        pipeline.to_str().expect("temporary paths are text"),
+        "--threads",
+        "2",
+        "--jobs",
+        "2",
+    ]);
     assert_eq!(artifacts(&one), artifacts(&two));
 }

@@ -29,7 +29,10 @@ fn small_pipeline(workspace: &Workspace, changes: &str) -> PathBuf {
     let repository = sims_testkit::repository();
     let small = SMALL.replace("REPOSITORY", &repository.display().to_string());
     workspace.pipeline("small-base", &small);
-    workspace.pipeline("small", &format!("extends: small-base.yaml\nname: small\n{changes}"))
+    workspace.pipeline(
+        "small",
+        &format!("extends: small-base.yaml\nname: small\n{changes}"),
+    )
 }
 
 /// Returns the content of every published view of the run, by path, summaries and logs left out.

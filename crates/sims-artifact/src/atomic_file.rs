@@ -98,7 +98,12 @@ mod tests {
         let mut file = AtomicFile::create(&path).unwrap();
         file.file().write_all(b"half").unwrap();
         drop(file);
-        assert_eq!(std::fs::read_dir(folder.path().join("sub")).unwrap().count(), 0);
+        assert_eq!(
+            std::fs::read_dir(folder.path().join("sub"))
+                .unwrap()
+                .count(),
+            0
+        );
         write_atomically(&path, b"whole").unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"whole");
     }

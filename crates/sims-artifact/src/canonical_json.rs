@@ -50,8 +50,10 @@ mod tests {
 
     #[test]
     fn key_order_does_not_matter() {
-        let a: Value = serde_json::from_str(r#"{"b": [1, 2.5, "x\n"], "a": {"d": null, "c": true}}"#).unwrap();
-        let b: Value = serde_json::from_str(r#"{"a":{"c":true,"d":null},"b":[1,2.5,"x\n"]}"#).unwrap();
+        let a: Value =
+            serde_json::from_str(r#"{"b": [1, 2.5, "x\n"], "a": {"d": null, "c": true}}"#).unwrap();
+        let b: Value =
+            serde_json::from_str(r#"{"a":{"c":true,"d":null},"b":[1,2.5,"x\n"]}"#).unwrap();
         assert_eq!(canonical_json(&a), canonical_json(&b));
         assert_eq!(
             canonical_json(&a),

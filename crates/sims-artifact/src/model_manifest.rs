@@ -35,7 +35,8 @@ impl ModelManifest {
     /// # Errors
     /// If the folder cannot be read, or has no `config.json` or no `*.safetensors`.
     pub fn file_names(folder: &Path) -> Result<Vec<String>, ArtifactError> {
-        let entries = std::fs::read_dir(folder).map_err(|e| ArtifactError::io("open", folder, e))?;
+        let entries =
+            std::fs::read_dir(folder).map_err(|e| ArtifactError::io("open", folder, e))?;
         let mut names = Vec::new();
         for entry in entries {
             let entry = entry.map_err(|e| ArtifactError::io("list", folder, e))?;
@@ -87,7 +88,8 @@ mod tests {
     #[test]
     fn only_files_that_matter_count() {
         let folder = tempfile::tempdir().unwrap();
-        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        let write =
+            |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
         assert!(ModelManifest::of_dir(folder.path()).is_err());
         write("config.json", "{}");
         write("model.safetensors", "x");
@@ -95,6 +97,9 @@ mod tests {
         write("README.md", "hello");
         assert_eq!(ModelManifest::of_dir(folder.path()).unwrap(), first);
         write("model.safetensors", "y");
-        assert_ne!(ModelManifest::of_dir(folder.path()).unwrap().digest, first.digest);
+        assert_ne!(
+            ModelManifest::of_dir(folder.path()).unwrap().digest,
+            first.digest
+        );
     }
 }

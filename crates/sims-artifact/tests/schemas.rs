@@ -6,8 +6,12 @@ use std::path::Path;
 use sims_artifact::tables::{table_schemas, tensors_schemas};
 
 fn generated() -> BTreeMap<String, String> {
-    let tables = table_schemas().into_iter().map(|s| (s.id, serde_json::to_value(&s)));
-    let tensors = tensors_schemas().into_iter().map(|s| (s.id, serde_json::to_value(&s)));
+    let tables = table_schemas()
+        .into_iter()
+        .map(|s| (s.id, serde_json::to_value(&s)));
+    let tensors = tensors_schemas()
+        .into_iter()
+        .map(|s| (s.id, serde_json::to_value(&s)));
     tables
         .chain(tensors)
         .map(|(id, json)| {
@@ -34,5 +38,8 @@ fn schema_files_are_up_to_date() {
             found.insert(name, std::fs::read_to_string(&path).unwrap());
         }
     }
-    assert!(found == generated, "schemas/ differs from the Rust types: run `make schemas`");
+    assert!(
+        found == generated,
+        "schemas/ differs from the Rust types: run `make schemas`"
+    );
 }

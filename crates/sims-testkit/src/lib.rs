@@ -11,7 +11,8 @@ use tempfile::TempDir;
 /// Returns the root of the repository.
 pub fn repository() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    root.canonicalize().expect("this crate lies two folders below the root")
+    root.canonicalize()
+        .expect("this crate lies two folders below the root")
 }
 
 /// Returns the built program `name`, which lies beside the running test's folder.
@@ -20,9 +21,16 @@ pub fn repository() -> PathBuf {
 /// If it was not built: `make build` does, and `make test` calls it.
 pub fn program(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("a running test has a path");
-    let folder = test.ancestors().nth(2).expect("tests lie in target/PROFILE/deps");
+    let folder = test
+        .ancestors()
+        .nth(2)
+        .expect("tests lie in target/PROFILE/deps");
     let path = folder.join(name);
-    assert!(path.exists(), "{} is not there: run `make build` first", path.display());
+    assert!(
+        path.exists(),
+        "{} is not there: run `make build` first",
+        path.display()
+    );
     path
 }
 
@@ -85,10 +93,22 @@ impl Workspace {
     /// # Panics
     /// If the command fails or prints no JSON; the message holds its output.
     pub fn json(&self, arguments: &[&str]) -> Value {
-        let output = self.sims(arguments).arg("--json").output().expect("sims can be started");
-        assert!(output.status.success(), "sims {arguments:?} failed:\n{}", text_of(&output));
-        serde_json::from_slice(&output.stdout)
-            .unwrap_or_else(|e| panic!("sims {arguments:?} --json printed no JSON ({e}):\n{}", text_of(&output)))
+        let output = self
+            .sims(arguments)
+            .arg("--json")
+            .output()
+            .expect("sims can be started");
+        assert!(
+            output.status.success(),
+            "sims {arguments:?} failed:\n{}",
+            text_of(&output)
+        );
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|e| {
+            panic!(
+                "sims {arguments:?} --json printed no JSON ({e}):\n{}",
+                text_of(&output)
+            )
+        })
     }
 }
 
