@@ -6,13 +6,13 @@ VENV := target/venv
 MODEL_FILES := config.json generation_config.json judge_template.json tokenizer.json tokenizer_config.json \
   model.safetensors training.json loss.csv loss.svg
 
-.PHONY: help build test test-rust test-python check schemas results tiny-model hard-model toyworld-data
+.PHONY: help build test test-rust test-python check schemas results tiny-model toyworld-data
 
 help:
 	@grep -E '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 24
 
 # Every pipeline behind the result tables of the README, the default first.
-PIPELINES := pipelines/quickstart.yaml $(sort $(wildcard pipelines/ablations/*.yaml)) pipelines/hard-mode.yaml
+PIPELINES := pipelines/quickstart.yaml $(sort $(wildcard pipelines/ablations/*.yaml))
 
 build: ## Build every binary into target/release
 	$(CARGO) build --release --workspace --bins
@@ -54,11 +54,5 @@ tiny-model: build ## Train the built-in model (about half an hour on two cores; 
 	target/release/toyworld train --world default --out target/tiny --tokens 13e6 --seed 1 --workers 2
 	cp $(addprefix target/tiny/,$(MODEL_FILES)) data/tiny/
 
-hard-model: build ## Train the model of the hard world
-	target/release/toyworld train --world hard --out target/tiny-hard --tokens 8e6 --seed 2 --workers 2
-	mkdir -p data/tiny-hard
-	cp $(addprefix target/tiny-hard/,$(MODEL_FILES)) data/tiny-hard/
-
-toyworld-data: build ## Write the prompt sets of both worlds
+toyworld-data: build ## Write the prompt sets
 	target/release/toyworld prompts --world default --out data/toyworld
-	target/release/toyworld prompts --world hard --train 8000 --out data/toyworld-hard
