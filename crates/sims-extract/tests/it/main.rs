@@ -5,12 +5,16 @@
 mod random_model;
 
 use random_model::{HIDDEN, LAYERS, RandomModel, prompts, refused, succeeded, summary};
-use sims_artifact::tables::{PairRow, PromptRow, StateIndexRow, pair_id};
+use sims_artifact::tables::{Message, PairRow, PromptRow, ResponseRow, StateIndexRow, pair_id};
 use sims_artifact::{Digest, ModelManifest, TensorFile, read_table, write_table};
+use sims_extract::PositionSet;
+use sims_extract::sequence::Planner;
 use sims_model::capture::{CaptureRequest, HiddenStates, hidden_states};
-use sims_model::score::ScoreLimits;
-use sims_model::{ChatMessage, LanguageModel, LoadOptions};
-use sims_steering::{Additive, Edit, Operator, Steering};
+use sims_model::generate::{BatchLimits, SamplingParams};
+use sims_model::score::{ScoreLimits, ScoreRequest, response_logprobs};
+use sims_model::{ChatMessage, Hook, LanguageModel, LoadOptions};
+use sims_sample::Draws;
+use sims_steering::{Additive, AngleRule, Edit, Householder, Operator, Steering};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::Output;
@@ -423,5 +427,110 @@ fn bad_input_is_refused_by_name() {
             &bench.digest().to_string(),
             &Digest::of_bytes(b"other").to_string(),
         ],
+    );
+}
+
+#[test]
+fn the_built_in_model_is_asked_again_in_its_own_template() {
+    let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../data/tiny");
+    let model = LanguageModel::load(&tiny, &LoadOptions::default()).unwrap();
+    let prompt = PromptRow::new(
+        vec![Message::user("sort : dog , cat , dog")],
+        "train",
+        "test",
+    );
+    let answer = model.tokenizer().encode("cat , dog , dog").unwrap();
+    let other = model.tokenizer().encode("dog , cat").unwrap();
+    let stop = model.generation_config().eos_token_ids[0];
+    let bench = Bench::new();
+    let mut pair = bench.pair(0, [&answer[..], &[stop]].concat(), other.clone());
+    pair.prompt_id.clone_from(&prompt.prompt_id);
+    let prompts = [prompt];
+    let planner = Planner::new(&model, &prompts, PositionSet::Reask, 1, 0);
+    let planned = planner.plan(&[pair]).unwrap().remove(0);
+    assert_eq!(
+        planned.chosen.tokens,
+        asked_again(&model, &prompts[0], &answer)
+    );
+    assert_eq!(
+        planned.rejected.tokens,
+        asked_again(&model, &prompts[0], &other)
+    );
+    let asked = prompt_tokens(&model, &prompts[0]);
+    assert!(planned.chosen.tokens.ends_with(&asked));
+    assert_eq!(planned.chosen.edit_from, asked.len() - 1);
+}
+
+/// T31: teacher forcing under the same mask gives the sampled tokens the probability that generation gave them.
+#[test]
+fn steered_generation_is_what_teacher_forcing_scores() {
+    let bench = Bench::new();
+    let model = bench.open_model();
+    let mut steering = Steering::identity(bench.digest(), HIDDEN, LAYERS);
+    let wave = |phase: f32| {
+        (0..HIDDEN)
+            .map(|i| (i as f32 + phase).sin())
+            .collect::<Vec<_>>()
+    };
+    let rule = AngleRule::Remaining {
+        target: 0.8,
+        scale: 0.7,
+    };
+    let rotation = Householder::new(wave(2.0), 0.8, rule, None, None).unwrap();
+    let additive = Additive::new(wave(0.0)).unwrap();
+    for (layer, operator) in [
+        (0, Operator::Additive(additive)),
+        (1, Operator::Householder(rotation)),
+    ] {
+        steering.push(layer, Edit::new(operator)).unwrap();
+    }
+    let prompts = sims_sample::encode_prompts(&model, &bench.prompts, 12).unwrap();
+    let draws = Draws {
+        policy: "steered".to_owned(),
+        indices: 0..4,
+        seed: 1,
+        round: 1,
+        sampling: SamplingParams {
+            temperature: 1.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            max_new_tokens: 12,
+            stop_tokens: vec![END],
+        },
+        limits: BatchLimits::default(),
+    };
+    let mut hook = steering.hook();
+    let rows = draws
+        .from(&model, &prompts, Some(&mut hook), &mut |_| {
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    hook.check_applied().unwrap();
+
+    let score = |row: &ResponseRow, hook: Option<&mut dyn Hook>| -> f64 {
+        let prompt = prompts
+            .iter()
+            .find(|p| p.prompt_id == row.prompt_id)
+            .unwrap();
+        let tokens = [&prompt.tokens[..], &row.token_ids].concat();
+        let request = ScoreRequest::new(&tokens, prompt.tokens.len());
+        let limits = ScoreLimits::default();
+        let scored = response_logprobs(model.decoder(), &[request], &limits, hook, &mut |_| {
+            ControlFlow::Continue(())
+        });
+        scored.unwrap().0[0].iter().map(|&x| f64::from(x)).sum()
+    };
+    let mut moved = 0;
+    for row in &rows {
+        let forced = score(row, Some(&mut steering.hook()));
+        assert!((forced - row.logprob_sum).abs() < 1e-4 * row.token_ids.len() as f64);
+        moved += usize::from((score(row, None) - row.logprob_sum).abs() > 0.05);
+    }
+    assert!(
+        moved > rows.len() / 2,
+        "the steering moved {moved} of {}",
+        rows.len()
     );
 }
