@@ -281,6 +281,13 @@ fn run_model(
     }
     io.count("tokens_computed", counted.computed as f64);
     io.count("tokens_total", counted.total as f64);
+    // Two for each parameter and token: a multiplication and an addition. The blocks above the last layer read,
+    // and the head, do not run.
+    let parameters = model.decoder().config().parameters() as f64;
+    io.count(
+        "estimated_flops",
+        2.0 * parameters * counted.computed as f64,
+    );
     Ok(())
 }
 
