@@ -22,6 +22,9 @@ pub enum PositionSet {
     /// The response's tokens, the same index in both responses.
     Response,
     /// The positions that produce the response's tokens: each one earlier.
+    ///
+    /// Between the two responses of a pair these differ from `response` in the last position of an unfinished
+    /// one only, since the first, the prompt's last token, is the same state in both.
     Predictive,
     /// The end-of-turn token after the response.
     End,
@@ -48,6 +51,9 @@ pub struct PlannedSequence {
     /// Positions to read, ascending.
     pub positions: Vec<usize>,
     /// First position that the steering edits: the last token of the prompt, as in generation.
+    ///
+    /// The response is thus edited as it was when it was sampled. Under `end` and `reask` the edit goes on to the end:
+    /// the state that is read stands where the next answer would start, which generation edits too.
     pub edit_from: usize,
 }
 
