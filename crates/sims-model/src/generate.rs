@@ -1,7 +1,7 @@
 //! Samples responses: many prompts, K samples of each, in one ragged batch that refills itself.
 //!
 //! The rows of a prompt run once, whatever the number of its samples. Each unfinished response adds one row to every
-//! decode step and leaves the batch the moment it ends; waiting prompts take its place ([`scheduler`]). A response
+//! decode step and leaves the batch the moment it ends; waiting prompts take its place (`scheduler`). A response
 //! depends on its prompt, its [`SampleKey`] and the parameters only: batch limits and the order of requests change
 //! nothing.
 

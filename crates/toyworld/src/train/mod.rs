@@ -1,6 +1,6 @@
 //! Trains a tiny Llama on a world's text, from scratch, on a few processor cores.
 //!
-//! Read [`network`] for the model, [`run`](mod@run) for the loop. Candle's autograd records the
+//! Read `network` for the model, `run` for the loop. Candle's autograd records the
 //! network; the ops that matter are written here with their gradients (`linear`, `attention`,
 //! `rms_norm`, `swiglu`, `cross_entropy`) and work on packed documents without padding. A step is
 //! always split into the same micro-batches, whose gradients are summed in order, so a run gives
