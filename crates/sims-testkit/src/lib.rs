@@ -8,6 +8,18 @@ use std::process::{Command, Output};
 use serde_json::Value;
 use tempfile::TempDir;
 
+/// Makes Ctrl-C reach the programs that this process starts.
+///
+/// A shell starts background jobs with SIGINT ignored, programs inherit that, and `sims` respects
+/// it; a test that sends SIGINT must not depend on how the tests were started.
+pub fn accept_interrupts() {
+    // SAFETY: this installs no handler, it restores the system's default action.
+    #[expect(unsafe_code, reason = "the standard library does not set signal actions")]
+    unsafe {
+        libc::signal(libc::SIGINT, libc::SIG_DFL);
+    }
+}
+
 /// Returns the root of the repository.
 pub fn repository() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
@@ -79,6 +91,7 @@ impl Workspace {
 
     /// Returns the command `sims ARGUMENTS` in this workspace, with this workspace's store.
     pub fn sims(&self, arguments: &[&str]) -> Command {
+        accept_interrupts();
         let mut command = Command::new(program("sims"));
         command
             .args(arguments)

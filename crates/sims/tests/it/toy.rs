@@ -165,6 +165,7 @@ impl Toy {
 
     /// Returns the command `sims ARGUMENTS` in the workspace.
     pub(crate) fn sims(&self, arguments: &[&str]) -> Command {
+        sims_testkit::accept_interrupts();
         let mut command = Command::new(env!("CARGO_BIN_EXE_sims"));
         command
             .args(arguments)
