@@ -38,11 +38,19 @@ struct Arguments {
 fn main() -> ExitCode {
     match report(&Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
+        // Whoever reads the report, `head` say, has seen enough.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = writeln!(std::io::stderr().lock(), "error: {error:#}");
             ExitCode::from(2)
         }
     }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<std::io::Error>()
+        .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 fn report(arguments: &Arguments) -> anyhow::Result<()> {
