@@ -14,9 +14,10 @@ name: opened-by-polars
 rounds: 2
 once:
   base-eval: {{with: {{samples: 1, shard-size: 16, shard: 1}}}}
+  base-eval-again: {{with: {{samples: 1, shard-size: 16, shard: 1}}}}
   base-unseen: {{with: {{samples: 1, shard-size: 16, shard: 1}}}}
 round:
-  sample: {{samples: 6, shard-size: 64}}
+  sample: {{samples: 6, shard-size: 160}}
   contrast: {{strategy: contrast-sampling, min-pairs: 8}}
   fit: {{allow-low-signal: true}}
   steer-eval: {{with: {{draws: 1, shard-size: 16, resamples: 200}}}}

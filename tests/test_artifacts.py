@@ -56,7 +56,7 @@ def test_every_parquet_file_of_the_run_opens(run):
 def test_rounds_scan_as_one_table(run):
     responses = pl.scan_parquet(run / "round-*" / "responses.parquet").collect()
     assert responses["round"].unique().sort().to_list() == [1, 2]
-    assert responses.height == 2 * 64 * 6
+    assert responses.height == 2 * 160 * 6
     assert responses["response_id"].n_unique() == responses.height
 
 

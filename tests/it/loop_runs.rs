@@ -29,9 +29,9 @@ fn a_second_run_does_nothing_and_a_change_runs_only_what_depends_on_it() {
     // A longer step in the fit leaves everything before the first fit as it was.
     small_pipeline(&workspace, "round:\n  fit: {step: 0.3}\n");
     let third = workspace.json(&["run", pipeline]);
-    // Two nodes run once; sample, judge, rank, contrast and extract of round 1 do not see the step.
-    assert_eq!(third["cached"].as_u64(), Some(2 + 5));
-    assert_eq!(third["executed"].as_u64(), Some(stages - 7));
+    // Four nodes run once; sample, judge, rank, contrast and extract of round 1 do not see the step.
+    assert_eq!(third["cached"].as_u64(), Some(4 + 5));
+    assert_eq!(third["executed"].as_u64(), Some(stages - 9));
     let after = artifacts(&workspace);
     let same = |name: &str| before[std::path::Path::new(name)] == after[std::path::Path::new(name)];
     assert!(same("round-1/states.safetensors"));

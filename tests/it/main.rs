@@ -15,6 +15,7 @@ name: small
 rounds: 2
 once:
   base-eval: {with: {samples: 1, shard-size: 16, shard: 1}}
+  base-eval-again: {with: {samples: 1, shard-size: 16, shard: 1}}
   base-unseen: {with: {samples: 1, shard-size: 16, shard: 1}}
 round:
   sample: {samples: 6, shard-size: 64}
