@@ -38,10 +38,10 @@ check: ## Format, lints, documentation, generated files
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --quiet
-	$(CARGO) test --release -p sims-artifact --test schemas
+	$(CARGO) test --release --workspace --test schemas
 
 schemas: ## Regenerate schemas/ from the Rust types
-	SIMS_WRITE_SCHEMAS=1 $(CARGO) test --release -p sims-artifact --test schemas
+	SIMS_WRITE_SCHEMAS=1 $(CARGO) test --release --workspace --test schemas
 
 results: build ## Run every pipeline of the result tables and print their gold win rates
 	for pipeline in $(PIPELINES); do $(SIMS) run $$pipeline || exit 1; done
