@@ -278,8 +278,8 @@ mod tests {
                 "none-again",
                 "careful-manners",
                 "careless-manners",
-                "careful-format",
-                "careless-format",
+                "careful-brevity",
+                "careless-brevity",
                 "careful-all"
             ]
         );
