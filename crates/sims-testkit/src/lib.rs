@@ -14,7 +14,10 @@ use tempfile::TempDir;
 /// it; a test that sends SIGINT must not depend on how the tests were started.
 pub fn accept_interrupts() {
     // SAFETY: this installs no handler, it restores the system's default action.
-    #[expect(unsafe_code, reason = "the standard library does not set signal actions")]
+    #[expect(
+        unsafe_code,
+        reason = "the standard library does not set signal actions"
+    )]
     unsafe {
         libc::signal(libc::SIGINT, libc::SIG_DFL);
     }
