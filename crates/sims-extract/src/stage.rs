@@ -9,7 +9,7 @@ use sims_artifact::tensors::StoredDtype;
 use sims_artifact::{Digest, ModelManifest};
 use sims_model::language_model::set_threads;
 use sims_model::score::ScoreLimits;
-use sims_model::{DeviceChoice, Hook, LanguageModel, LoadOptions, ModelError};
+use sims_model::{DeviceChoice, Hook, LanguageModel, LoadOptions, ModelError, numerics_class};
 use sims_sample::WeightType;
 use sims_stage::{BadInput, Interrupted, List, Numerics, Role, Stage, StageIo};
 use sims_steering::{Steering, layer_selection};
@@ -67,7 +67,7 @@ impl Stage for Extract {
   sims-extract --pairs pairs.parquet --prompts train.parquet --model data/tiny --out states
   sims-extract --pairs pairs.parquet --prompts train.parquet --model data/tiny --steering accepted.safetensors --positions response --layers 3,4 --out states";
     const BEHAVIOUR: u32 = 1;
-    const NUMERICS: Numerics = Numerics::Model;
+    const NUMERICS: Numerics = Numerics::Model(numerics_class);
     type Params = ExtractParams;
 
     fn inputs() -> Vec<Role> {

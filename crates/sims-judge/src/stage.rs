@@ -7,7 +7,7 @@ use anyhow::Context;
 use sims_artifact::ModelManifest;
 use sims_artifact::tables::{JudgmentRow, PromptRow, ResponseRow};
 use sims_model::language_model::set_threads;
-use sims_model::{DeviceChoice, LanguageModel, LoadOptions};
+use sims_model::{DeviceChoice, LanguageModel, LoadOptions, numerics_class};
 use sims_stage::{BadInput, Interrupted, Numerics, Role, Stage, StageIo};
 
 use crate::diagnostics::Diagnostics;
@@ -66,7 +66,7 @@ impl Stage for Judge {
     const EXAMPLES: &'static str = "Example:
   sims-judge --prompts train.parquet --responses responses.parquet --model data/tiny --meets 4 --out judged";
     const BEHAVIOUR: u32 = 1;
-    const NUMERICS: Numerics = Numerics::Model;
+    const NUMERICS: Numerics = Numerics::Model(numerics_class);
     type Params = JudgeParams;
 
     fn inputs() -> Vec<Role> {

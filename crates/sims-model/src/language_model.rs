@@ -90,6 +90,20 @@ impl FromStr for DeviceChoice {
     }
 }
 
+/// Returns the class of the arithmetic on `device`: `cuda`, or `cpu` for any other text.
+///
+/// Bytes that a forward pass decides are equal within a class. `auto` is resolved as
+/// [`DeviceChoice::open`] resolves it, so that what a CUDA device computed is never taken for the CPU's.
+pub fn numerics_class(device: &str) -> &'static str {
+    match device.parse() {
+        Ok(DeviceChoice::Cuda(_)) => "cuda",
+        Ok(choice @ DeviceChoice::Auto) if choice.open().is_ok_and(|opened| opened.is_cuda()) => {
+            "cuda"
+        }
+        _ => "cpu",
+    }
+}
+
 /// Sets how many threads the CPU kernels and the tokenizer use; for the start of a program.
 ///
 /// Results do not depend on it. Without it, `RAYON_NUM_THREADS` or the machine decides.
@@ -253,6 +267,16 @@ mod tests {
 
     #[test]
     fn auto_is_a_device_that_opens() {
-        DeviceChoice::Auto.open().expect("falls back to the CPU");
+        let device = DeviceChoice::Auto.open().expect("falls back to the CPU");
+        let class = if device.is_cuda() { "cuda" } else { "cpu" };
+        assert_eq!(numerics_class("auto"), class);
+    }
+
+    #[test]
+    fn the_numerics_class_is_that_of_the_device() {
+        assert_eq!(numerics_class("cpu"), "cpu");
+        assert_eq!(numerics_class("cuda:1"), "cuda");
+        // A stage refuses such a device before it computes anything.
+        assert_eq!(numerics_class("bogus"), "cpu");
     }
 }

@@ -40,5 +40,7 @@ pub use error::{ModelError, Result};
 pub use hook::Hook;
 pub use judge_template::JudgeTemplate;
 pub use kv_cache::KvCache;
-pub use language_model::{DeviceChoice, GenerationConfig, LanguageModel, LoadOptions};
+pub use language_model::{
+    DeviceChoice, GenerationConfig, LanguageModel, LoadOptions, numerics_class,
+};
 pub use tokenizer::Tokenizer;

@@ -7,7 +7,7 @@ use sims_artifact::tables::ResponseRow;
 use sims_artifact::{Digest, ModelManifest};
 use sims_model::generate::{BatchLimits, Progress, SamplingParams};
 use sims_model::language_model::set_threads;
-use sims_model::{DeviceChoice, Hook, LanguageModel, LoadOptions, ModelError};
+use sims_model::{DeviceChoice, Hook, LanguageModel, LoadOptions, ModelError, numerics_class};
 use sims_stage::{BadInput, Interrupted, Numerics, Role, Stage, StageIo};
 use sims_steering::Steering;
 
@@ -66,7 +66,7 @@ impl Stage for Sample {
   sims-sample --prompts train.parquet --model data/tiny --samples 10 --out base
   sims-sample --prompts train.parquet --model data/tiny --steering accepted.safetensors --shard-size 500 --round 2 --out r2";
     const BEHAVIOUR: u32 = 1;
-    const NUMERICS: Numerics = Numerics::Model;
+    const NUMERICS: Numerics = Numerics::Model(numerics_class);
     type Params = SampleParams;
 
     fn inputs() -> Vec<Role> {

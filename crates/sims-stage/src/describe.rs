@@ -58,12 +58,12 @@ fn is_tensors(schema: &str) -> bool {
 }
 
 /// What the output bytes of a stage depend on beside its inputs and parameters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub enum Numerics {
     /// Nothing: pure data work, the same bytes everywhere.
     Exact,
-    /// The arithmetic of a model's forward pass on the device chosen with `--device`.
-    Model,
+    /// The arithmetic of a model's forward pass; the function tells the class of a `--device`.
+    Model(fn(&str) -> &'static str),
 }
 
 impl Numerics {
@@ -71,8 +71,7 @@ impl Numerics {
     pub fn class(self, device: &str) -> &'static str {
         match self {
             Self::Exact => "",
-            Self::Model if device.starts_with("cuda") => "cuda",
-            Self::Model => "cpu",
+            Self::Model(class_of) => class_of(device),
         }
     }
 }

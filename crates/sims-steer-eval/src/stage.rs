@@ -7,7 +7,7 @@ use sims_artifact::{Digest, ModelManifest, read_table};
 use sims_judge::SelfJudge;
 use sims_judge::template::{choose, request_text};
 use sims_model::language_model::set_threads;
-use sims_model::{DeviceChoice, LanguageModel, LoadOptions};
+use sims_model::{DeviceChoice, LanguageModel, LoadOptions, numerics_class};
 use sims_sample::{BASE_POLICY, encode_prompts};
 use sims_stage::{BadInput, Numerics, Role, Stage, StageIo};
 use sims_stats::split::held_out_by_group;
@@ -36,7 +36,7 @@ impl Stage for SteerEval {
   sims-steer-eval --prompts validation.parquet --model data/tiny --steering steering.safetensors --out evaluated
   sims-steer-eval --prompts eval.parquet --model data/tiny --steering accepted.safetensors --gate none --out test";
     const BEHAVIOUR: u32 = 1;
-    const NUMERICS: Numerics = Numerics::Model;
+    const NUMERICS: Numerics = Numerics::Model(numerics_class);
     type Params = SteerEvalParams;
 
     fn inputs() -> Vec<Role> {
