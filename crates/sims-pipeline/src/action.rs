@@ -158,7 +158,7 @@ impl<'a> Resolver<'a> {
     }
 }
 
-/// Asks the store for an action; every output of a hit has been verified.
+/// Asks the store for an action; every output of a hit, and its summary, has been verified.
 pub(crate) fn look_up(store: &Store, key: &ActionKey) -> Result<Lookup, PipelineError> {
     let result = match store.action_result(key) {
         Ok(Some(result)) => result,
@@ -171,12 +171,12 @@ pub(crate) fn look_up(store: &Store, key: &ActionKey) -> Result<Lookup, Pipeline
         }
         Err(error) => return Err(error.into()),
     };
-    for (role, output) in &result.outputs {
-        match store.blob(&output.digest) {
+    for (what, digest) in result.blobs() {
+        match store.blob(&digest) {
             Ok(_) => {}
             Err(error @ (StoreError::MissingBlob(_) | StoreError::DamagedBlob { .. })) => {
                 return Ok(Lookup::Damaged {
-                    message: format!("output `{role}`: {error}"),
+                    message: format!("{what}: {error}"),
                     result: Some(result),
                 });
             }

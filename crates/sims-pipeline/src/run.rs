@@ -238,6 +238,8 @@ fn resolve_ready(
         let action = resolver.action(index)?;
         match look_up(store, &action.key)? {
             Lookup::Hit(result) => {
+                // The document may have been damaged or lost, and it is at hand.
+                store.keep_document(&action.key, &action.document)?;
                 book.enter(&action, Outcome::Cached, &result)?;
                 resolver.finish(index, result);
             }

@@ -85,6 +85,18 @@ pub struct ActionResult {
     pub seconds: f64,
 }
 
+impl ActionResult {
+    /// Returns every blob that the result names, with the words for it in messages.
+    pub fn blobs(&self) -> impl Iterator<Item = (String, Digest)> {
+        let outputs = self
+            .outputs
+            .iter()
+            .map(|(role, output)| (format!("output `{role}`"), output.digest));
+        let summary = self.summary.iter();
+        outputs.chain(summary.map(|blob| ("summary".to_owned(), blob.digest)))
+    }
+}
+
 /// The content of an action-result file.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -126,15 +138,11 @@ impl Store {
         result: &ActionResult,
     ) -> Result<(), StoreError> {
         self.prepare_to_write()?;
-        for output in result.outputs.values() {
-            self.blob(&output.digest)?;
+        for (_, digest) in result.blobs() {
+            self.blob(&digest)?;
         }
         let name = result.key.to_string();
-        let canonical = canonical_json(document);
-        self.write_file(
-            &self.fan_out("actions", &name, ".json"),
-            canonical.as_bytes(),
-        )?;
+        self.keep_document(&result.key, document)?;
         let value = serde_json::to_value(result).expect("a result is plain data");
         let file = ResultFile {
             format: RESULT_FORMAT,
@@ -146,6 +154,19 @@ impl Store {
             &self.fan_out("ac", &name, ".json"),
             format!("{text}\n").as_bytes(),
         )
+    }
+
+    /// Writes the document of an action unless the same bytes are there already.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or has to be written and cannot.
+    pub fn keep_document(&self, key: &ActionKey, document: &Value) -> Result<(), StoreError> {
+        let path = self.fan_out("actions", &key.to_string(), ".json");
+        let canonical = canonical_json(document);
+        if read_if_present(&path)?.as_deref() == Some(canonical.as_bytes()) {
+            return Ok(());
+        }
+        self.write_file(&path, canonical.as_bytes())
     }
 
     /// Returns the document of an action, or `None` when it was never published.

@@ -50,6 +50,9 @@ pub struct FsckReport {
     pub bad: Vec<Problem>,
 }
 
+/// Most files hashed at the same time; more readers than this gain nothing on any disk.
+const MOST_THREADS: usize = 256;
+
 /// How to check.
 #[derive(Debug, Clone, Copy)]
 pub struct FsckOptions {
@@ -102,7 +105,7 @@ impl Store {
             }
         };
         std::thread::scope(|scope| {
-            for _ in 0..options.threads.max(1) {
+            for _ in 0..options.threads.clamp(1, MOST_THREADS) {
                 scope.spawn(work);
             }
         });
@@ -164,12 +167,9 @@ impl Store {
             Ok(result) => result,
             Err(message) => return Ok(self.bad(path, ProblemKind::DamagedRecord, &message)),
         };
-        for (role, output) in &result.outputs {
-            if !self.blob_path(&output.digest).is_file() {
-                let message = format!(
-                    "its output `{role}` is blob {}, which is missing",
-                    output.digest
-                );
+        for (what, digest) in result.blobs() {
+            if !self.blob_path(&digest).is_file() {
+                let message = format!("its {what} is blob {digest}, which is missing");
                 return Ok(self.bad(path, ProblemKind::MissingBlob, &message));
             }
         }

@@ -68,7 +68,7 @@ pub(super) fn run(
     let mut status = None;
     loop {
         match lines.recv_timeout(LOOK_EVERY) {
-            Ok(line) => keep_line(&line, log, &mut tail, hear)?,
+            Ok(line) => keep_line(&line, log, &mut tail, hear),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => break,
         }
@@ -80,7 +80,7 @@ pub(super) fn run(
         status = interrupt.reap(group, || child.try_wait().transpose());
         if status.is_some() {
             while let Ok(line) = lines.recv_timeout(LOOK_EVERY) {
-                keep_line(&line, log, &mut tail, hear)?;
+                keep_line(&line, log, &mut tail, hear);
             }
             break;
         }
@@ -135,27 +135,30 @@ fn lines_of(child: &mut Child) -> Receiver<String> {
     receiver
 }
 
+/// Keeps a line for the log and the tail, or passes on the event in it.
+///
+/// A log that cannot be written, as on a full disk, is no reason to leave the process unwatched:
+/// what it wrote last is in the tail, and the disk is named when the stage fails.
 fn keep_line(
     line: &str,
     log: &mut File,
     tail: &mut VecDeque<String>,
     hear: &mut dyn FnMut(StageEvent),
-) -> std::io::Result<()> {
+) {
     if line.starts_with('{')
         && let Ok(event) = serde_json::from_str::<StageEvent>(line)
     {
         if let StageEvent::Warning { message } = &event {
-            writeln!(log, "warning: {message}")?;
+            let _ = writeln!(log, "warning: {message}");
         }
         hear(event);
-        return Ok(());
+        return;
     }
-    writeln!(log, "{line}")?;
+    let _ = writeln!(log, "{line}");
     if tail.len() == TAIL_LINES {
         tail.pop_front();
     }
     tail.push_back(line.to_owned());
-    Ok(())
 }
 
 /// Has the system kill the process when the runner dies, so that no orphan computes for nothing.

@@ -91,6 +91,24 @@ fn a_damaged_action_result_is_computed_again() {
 }
 
 #[test]
+fn a_damaged_or_deleted_summary_is_computed_again() {
+    damaged_by(|toy| flip(&toy.blob("round-1/summaries/rank.json")), 1);
+    damaged_by(
+        |toy| std::fs::remove_file(toy.blob("round-1/summaries/rank.json")).unwrap(),
+        1,
+    );
+}
+
+#[test]
+fn a_damaged_action_document_is_written_again() {
+    let damage = |toy: &Toy| {
+        let documents = files(&toy.path().join(".sims/actions"));
+        std::fs::write(&documents[0], "{}").unwrap();
+    };
+    damaged_by(damage, 0);
+}
+
+#[test]
 fn the_quarantine_keeps_the_bad_bytes_and_a_warning_names_them() {
     let toy = Toy::new(LOOP);
     toy.run();
