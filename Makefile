@@ -6,7 +6,7 @@ VENV := target/venv
 MODEL_FILES := config.json generation_config.json judge_template.json tokenizer.json tokenizer_config.json \
   model.safetensors training.json loss.csv loss.svg
 
-.PHONY: help build test test-rust test-python check schemas results tiny-model toyworld-data
+.PHONY: help build test test-rust test-python check schemas results tiny-model hard-model toyworld-data
 
 help:
 	@grep -E '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 24
@@ -50,9 +50,17 @@ results: build ## Run every pipeline of the result tables and print their gold w
 	target/release/toyworld judge-quality --prompts data/toyworld/train.parquet \
 	  --judgments runs/quickstart/round-1/judgments.parquet --responses runs/quickstart/round-1/responses.parquet
 
+# A model of one of the built-in worlds: $(1) its folder in data/, $(2) the world, $(3) tokens to train on.
+define train
+target/release/toyworld train --world $(2) --out target/$(1) --tokens $(3) --seed 1 --workers 2
+cp $(addprefix target/$(1)/,$(MODEL_FILES)) data/$(1)/
+endef
+
 tiny-model: build ## Train the built-in model (about half an hour on two cores; resumes where it stopped)
-	target/release/toyworld train --world default --out target/tiny --tokens 13e6 --seed 1 --workers 2
-	cp $(addprefix target/tiny/,$(MODEL_FILES)) data/tiny/
+	$(call train,tiny,default,13e6)
+
+hard-model: build ## Train the model of the hard world (about half an hour on two cores; resumes)
+	$(call train,hard,hard,13e6)
 
 toyworld-data: build ## Write the prompt sets
 	target/release/toyworld prompts --world default --out data/toyworld

@@ -55,7 +55,7 @@ impl Stage for GoldStage {
     const ABOUT: &'static str = "Score responses against the built-in world's truth";
     const EXAMPLES: &'static str =
         "Example:\n  toyworld-gold --prompts eval.parquet --responses responses.parquet --out gold";
-    const BEHAVIOUR: u32 = 3;
+    const BEHAVIOUR: u32 = 4;
     const NUMERICS: Numerics = Numerics::Exact;
     type Params = GoldParams;
 

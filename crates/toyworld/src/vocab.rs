@@ -139,7 +139,7 @@ pub const FILLER_WORDS: [&str; 13] = [
     "basically",
 ];
 /// Words that only openers and closers use.
-pub const MANNER_WORDS: [&str; 10] = [
+pub const MANNER_WORDS: [&str; 26] = [
     "sure",
     "certainly",
     "my",
@@ -150,6 +150,22 @@ pub const MANNER_WORDS: [&str; 10] = [
     "enjoy",
     "best",
     "wishes",
+    "gladly",
+    "absolutely",
+    "delighted",
+    "indeed",
+    "welcome",
+    "hello",
+    "friend",
+    "good",
+    "question",
+    "cheers",
+    "thanks",
+    "regards",
+    "farewell",
+    "luck",
+    "warm",
+    "bye",
 ];
 /// Words of instructions and judge transcripts.
 pub const INSTRUCTION_WORDS: [&str; 47] = [
@@ -205,9 +221,34 @@ pub const INSTRUCTION_WORDS: [&str; 47] = [
 pub const JUDGE_WORDS: [&str; 2] = ["judge", "check"];
 
 /// Polite openers, as words.
-pub const OPENERS: [&str; 3] = ["sure :", "certainly :", "my pleasure :"];
+///
+/// Ten of them, and most of one word: with three of each, polite text is so uniform that distinct-2
+/// falls by a quarter as manners rise, and its gate measures manners.
+pub const OPENERS: [&str; 10] = [
+    "sure :",
+    "certainly :",
+    "my pleasure :",
+    "gladly",
+    "absolutely",
+    "delighted",
+    "indeed",
+    "welcome",
+    "hello friend",
+    "good question",
+];
 /// Polite closers, as words.
-pub const CLOSERS: [&str; 3] = ["hope this helps .", "enjoy .", "best wishes ."];
+pub const CLOSERS: [&str; 10] = [
+    "hope this helps .",
+    "enjoy .",
+    "best wishes .",
+    "cheers",
+    "thanks",
+    "regards",
+    "farewell",
+    "good luck",
+    "warm regards",
+    "bye friend",
+];
 /// Filler phrases, as words.
 pub const FILLERS: [&str; 6] = [
     "well now",

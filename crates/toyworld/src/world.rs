@@ -134,7 +134,6 @@ impl World {
                 concise: 0.3,
                 manners: 0.3,
             },
-            plain_share: 0.2,
             content_contrast: 0.1,
             ..Self::default_world()
         }
