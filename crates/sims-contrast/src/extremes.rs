@@ -1,7 +1,7 @@
 //! The best and the worst response that may form a pair.
 
 use crate::candidate::Candidate;
-use crate::{ContrastParams, Reason, TruncatedRule};
+use crate::{ContrastParams, Reason, Strategy, TruncatedRule};
 
 /// Two candidates by their place, best first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,15 +51,20 @@ pub fn search(
 }
 
 /// Returns the side that cannot stay and why.
+///
+/// The control holds both sides to one rule: a side that alone may loop or be cut off would tell
+/// the fit which one is worse, and random pairs would steer away from loops.
 fn problem(
     pick: Pick,
     candidates: &[Candidate],
     flags: &[Option<Reason>],
     params: &ContrastParams,
 ) -> Option<(usize, Reason)> {
+    let control = params.strategy == Strategy::Random;
+    let degenerate_negatives = params.degenerate_negatives && !control;
     let chosen = flags[pick.chosen].map(|reason| (pick.chosen, reason));
     let rejected = flags[pick.rejected]
-        .filter(|reason| !(params.degenerate_negatives && reason.is_degenerate()))
+        .filter(|reason| !(degenerate_negatives && reason.is_degenerate()))
         .map(|reason| (pick.rejected, reason));
     let flagged = [chosen, rejected]
         .into_iter()
@@ -68,10 +73,15 @@ fn problem(
     if flagged.is_some() {
         return flagged;
     }
+    if params.truncated != TruncatedRule::NeverChosen {
+        return None;
+    }
     let cut = |place: usize| candidates[place].is_truncated();
-    let unfair =
-        params.truncated == TruncatedRule::NeverChosen && cut(pick.chosen) && !cut(pick.rejected);
-    unfair.then_some((pick.chosen, Reason::Truncated))
+    match (cut(pick.chosen), cut(pick.rejected)) {
+        (true, false) => Some((pick.chosen, Reason::Truncated)),
+        (false, true) if control => Some((pick.rejected, Reason::Truncated)),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -171,5 +181,24 @@ mod tests {
             searched(&flags, &[], &ContrastParams::default()).found,
             None
         );
+    }
+
+    #[test]
+    fn the_control_holds_both_sides_to_one_rule() {
+        let params = ContrastParams {
+            strategy: Strategy::Random,
+            degenerate_negatives: true,
+            ..ContrastParams::default()
+        };
+        for place in [0, 2] {
+            let mut flags = [None; 3];
+            flags[place] = Some(Reason::Loop);
+            let Pick { chosen, rejected } = searched(&flags, &[], &params).found.expect("two left");
+            assert!(chosen != place && rejected != place);
+            let cut = searched(&[None; 3], &[place], &params)
+                .found
+                .expect("two left");
+            assert!(cut.chosen != place && cut.rejected != place);
+        }
     }
 }

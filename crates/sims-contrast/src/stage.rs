@@ -23,7 +23,7 @@ Examples:
 
   Answers of a dozen tokens:
     sims-contrast --min-content-tokens 1 --min-visible-characters 1 --min-unshared 0 …";
-    const BEHAVIOUR: u32 = 1;
+    const BEHAVIOUR: u32 = 2;
     const NUMERICS: Numerics = Numerics::Exact;
     type Params = ContrastParams;
 
