@@ -1,6 +1,8 @@
-//! Harnesses that tests share: the built programs, and workspaces to run them in.
+//! Harnesses that tests share: the built programs, workspaces to run them in, and small models.
 //!
 //! Only tests depend on this crate; a failure here is a failed test, so it panics.
+
+pub mod random_model;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -1,10 +1,5 @@
 //! The extract stage as a program, on a model with random weights.
 
-#[expect(dead_code, reason = "each test program uses a part of what they share")]
-#[path = "../../../sims-sample/tests/it/random_model.rs"]
-mod random_model;
-
-use random_model::{HIDDEN, LAYERS, RandomModel, prompts, refused, succeeded, summary};
 use sims_artifact::tables::{Message, PairRow, PromptRow, ResponseRow, StateIndexRow, pair_id};
 use sims_artifact::{Digest, ModelManifest, TensorFile, read_table, write_table};
 use sims_extract::PositionSet;
@@ -15,6 +10,9 @@ use sims_model::score::{ScoreLimits, ScoreRequest, response_logprobs};
 use sims_model::{ChatMessage, Hook, LanguageModel, LoadOptions};
 use sims_sample::Draws;
 use sims_steering::{Additive, AngleRule, Edit, Householder, Operator, Steering};
+use sims_testkit::random_model::{
+    self, HIDDEN, LAYERS, RandomModel, prompts, refused, succeeded, summary,
+};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::Output;

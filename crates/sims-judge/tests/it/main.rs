@@ -1,20 +1,16 @@
 //! The judge stage as a program, and the judge as a library, on a model with random weights.
 
-#[path = "../../../sims-sample/tests/it/random_model.rs"]
-#[expect(dead_code, reason = "each test program uses a part of what they share")]
-mod random_model;
-
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::Output;
 
-use random_model::{RandomModel, prompts, refused, succeeded, summary};
 use sims_artifact::tables::{JudgmentRow, Message, PromptRow, ResponseRow, response_id};
 use sims_artifact::{ModelManifest, read_table, write_table};
 use sims_judge::template::choose;
 use sims_judge::{Comparison, Judged, Preference, SelfJudge};
 use sims_model::{Batch, KvCache, LanguageModel, LoadOptions};
+use sims_testkit::random_model::{self, RandomModel, prompts, refused, succeeded, summary};
 use tempfile::TempDir;
 
 struct Bench {

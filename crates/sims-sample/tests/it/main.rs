@@ -1,16 +1,15 @@
 //! The sample stage as a program, on a model with random weights.
 
-#[expect(dead_code, reason = "each test program uses a part of what they share")]
-mod random_model;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
-use random_model::{HIDDEN, LAYERS, RandomModel, prompts, refused, succeeded, summary};
 use sims_artifact::tables::{Message, PromptRow, ResponseRow};
 use sims_artifact::{Digest, ModelManifest, read_table, write_table};
 use sims_steering::{Additive, Edit, Operator, Steering};
+use sims_testkit::random_model::{
+    self, HIDDEN, LAYERS, RandomModel, prompts, refused, succeeded, summary,
+};
 use tempfile::TempDir;
 
 struct Bench {

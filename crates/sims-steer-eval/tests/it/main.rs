@@ -1,17 +1,16 @@
 //! The steer-eval stage as a program, on a model with random weights.
 
-#[path = "../../../sims-sample/tests/it/random_model.rs"]
-mod random_model;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 use std::process::Output;
 
-use random_model::{HIDDEN, LAYERS, RandomModel, head_row, prompts, refused, succeeded, summary};
 use sims_artifact::tables::{DecisionRow, Message, MetricRow, PromptRow, ResponseRow, ScoreRow};
 use sims_artifact::{Digest, ModelManifest, read_table, write_table};
 use sims_steering::{Additive, Compose, Edit, FitSummary, Operator, Signal, Steering};
+use sims_testkit::random_model::{
+    self, HIDDEN, LAYERS, RandomModel, head_row, prompts, refused, succeeded, summary,
+};
 use tempfile::TempDir;
 
 const PROMPTS: usize = 30;

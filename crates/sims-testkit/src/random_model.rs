@@ -12,9 +12,9 @@ use sims_artifact::{TensorData, write_tensors};
 use sims_model::generate::SampleKey;
 
 /// The width of the residual stream.
-pub(crate) const HIDDEN: usize = 32;
+pub const HIDDEN: usize = 32;
 /// The number of blocks.
-pub(crate) const LAYERS: usize = 3;
+pub const LAYERS: usize = 3;
 /// Special tokens, then words.
 const SPECIAL: [&str; 5] = [
     "[UNK]",
@@ -27,15 +27,15 @@ const WORDS: usize = 59;
 
 /// What the model is like.
 #[derive(Debug, Clone)]
-pub(crate) struct RandomModel {
+pub struct RandomModel {
     /// Longest sequence, in tokens.
-    pub(crate) context: usize,
+    pub context: usize,
     /// Multiplies the random logits; 0 gives every token the same probability.
-    pub(crate) head_scale: f32,
+    pub head_scale: f32,
     /// Put into one weight.
-    pub(crate) broken_weight: Option<f32>,
+    pub broken_weight: Option<f32>,
     /// Whether the folder has a judge template of its own.
-    pub(crate) judge_template: bool,
+    pub judge_template: bool,
 }
 
 impl Default for RandomModel {
@@ -51,11 +51,11 @@ impl Default for RandomModel {
 
 impl RandomModel {
     /// Writes the model into the new folder `folder/model` and returns its path.
-    pub(crate) fn write(&self, folder: &Path) -> PathBuf {
+    pub fn write(&self, folder: &Path) -> PathBuf {
         let directory = folder.join("model");
-        fs::create_dir(&directory).unwrap();
+        fs::create_dir(&directory).expect("the folder is writable");
         let write = |name: &str, value: &Value| {
-            fs::write(directory.join(name), value.to_string()).unwrap();
+            fs::write(directory.join(name), value.to_string()).expect("the folder is writable");
         };
         write("config.json", &self.config());
         write("tokenizer.json", &tokenizer());
@@ -68,7 +68,8 @@ impl RandomModel {
             write("judge_template.json", &judge_template());
         }
         let tensors = self.tensors();
-        write_tensors(&directory.join("model.safetensors"), &tensors, &json!({})).unwrap();
+        write_tensors(&directory.join("model.safetensors"), &tensors, &json!({}))
+            .expect("the folder is writable");
         directory
     }
 
@@ -137,7 +138,7 @@ const CHAT_TEMPLATE: &str = "{% for message in messages %}<|{{ message.role }}|>
     <|end|> {% endfor %}{% if add_generation_prompt %}<|assistant|> {% endif %}";
 
 /// Returns the tokens in the order of their ids.
-pub(crate) fn vocabulary() -> Vec<String> {
+pub fn vocabulary() -> Vec<String> {
     let named = ["A", "B", "first", "second", "sort"];
     let words = (named.len()..WORDS).map(|i| format!("w{i}"));
     SPECIAL
@@ -183,7 +184,7 @@ fn judge_template() -> Value {
 }
 
 /// Returns the direction `[HIDDEN]` in which the residual stream raises the odds of token `id` most.
-pub(crate) fn head_row(id: usize) -> Vec<f32> {
+pub fn head_row(id: usize) -> Vec<f32> {
     let head = random("lm_head.weight", &[vocabulary().len(), HIDDEN], 1.0);
     head.values[id * HIDDEN..(id + 1) * HIDDEN].to_vec()
 }
@@ -207,7 +208,7 @@ fn random(name: &str, shape: &[usize], scale: f32) -> TensorData {
 }
 
 /// Returns `count` prompts of a few words.
-pub(crate) fn prompts(count: usize) -> Vec<PromptRow> {
+pub fn prompts(count: usize) -> Vec<PromptRow> {
     (0..count)
         .map(|i| {
             let text = format!("sort w{} w{} w{}", 5 + i % 50, 5 + i * 7 % 50, 5 + i / 50);
@@ -217,7 +218,7 @@ pub(crate) fn prompts(count: usize) -> Vec<PromptRow> {
 }
 
 /// Runs `program` with `--model`, `--out` and the other arguments.
-pub(crate) fn run(program: &str, model: &Path, out: &Path, arguments: &[&str]) -> Output {
+pub fn run(program: &str, model: &Path, out: &Path, arguments: &[&str]) -> Output {
     Command::new(program)
         .arg("--model")
         .arg(model)
@@ -226,11 +227,11 @@ pub(crate) fn run(program: &str, model: &Path, out: &Path, arguments: &[&str]) -
         .args(["--device", "cpu"])
         .args(arguments)
         .output()
-        .unwrap()
+        .expect("the program can be started")
 }
 
 /// Runs `program` as [`run`] does, interrupts it once it works, and asserts that it left nothing.
-pub(crate) fn interrupted(program: &str, model: &Path, out: &Path, arguments: &[&str]) {
+pub fn interrupted(program: &str, model: &Path, out: &Path, arguments: &[&str]) {
     let mut child = Command::new(program)
         .arg("--model")
         .arg(model)
@@ -240,28 +241,35 @@ pub(crate) fn interrupted(program: &str, model: &Path, out: &Path, arguments: &[
         .args(arguments)
         .stderr(Stdio::piped())
         .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        .expect("the program can be started");
+    let mut lines = BufReader::new(child.stderr.take().expect("stderr is piped")).lines();
     // The first report comes when the work begins, after the handler is in place.
-    let first = lines.next().unwrap().unwrap();
+    let first = lines
+        .next()
+        .expect("the program reports progress")
+        .expect("reports are text");
     assert!(first.contains("\"progress\""), "{first}");
     let id = child.id().to_string();
     assert!(
         Command::new("kill")
             .args(["-INT", &id])
             .status()
-            .unwrap()
+            .expect("kill is there")
             .success()
     );
-    let rest: Vec<String> = lines.map(Result::unwrap).collect();
-    let code = child.wait().unwrap().code();
+    let rest: Vec<String> = lines.map(|line| line.expect("messages are text")).collect();
+    let code = child.wait().expect("the child is ours").code();
     assert_eq!(code, Some(1), "{rest:?}");
-    assert!(rest.last().unwrap().contains("interrupted"), "{rest:?}");
-    assert_eq!(fs::read_dir(out).unwrap().count(), 0);
+    assert!(
+        rest.last().is_some_and(|line| line.contains("interrupted")),
+        "{rest:?}"
+    );
+    let left = fs::read_dir(out).expect("the folder is there");
+    assert_eq!(left.count(), 0);
 }
 
 /// Asserts that a run succeeded.
-pub(crate) fn succeeded(output: &Output) {
+pub fn succeeded(output: &Output) {
     assert!(
         output.status.success(),
         "{}",
@@ -270,7 +278,7 @@ pub(crate) fn succeeded(output: &Output) {
 }
 
 /// Asserts that a run refused its input (exit code 2) and left no summary, and returns its message.
-pub(crate) fn refused(output: &Output, out: &Path) -> String {
+pub fn refused(output: &Output, out: &Path) -> String {
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(2), "{message}");
     assert!(!out.join("summary.json").exists());
@@ -278,6 +286,7 @@ pub(crate) fn refused(output: &Output, out: &Path) -> String {
 }
 
 /// Reads a run's summary.
-pub(crate) fn summary(out: &Path) -> Value {
-    serde_json::from_str(&fs::read_to_string(out.join("summary.json")).unwrap()).unwrap()
+pub fn summary(out: &Path) -> Value {
+    let text = fs::read_to_string(out.join("summary.json")).expect("the run wrote a summary");
+    serde_json::from_str(&text).expect("summaries are JSON")
 }
