@@ -116,7 +116,7 @@ pub struct Figures {
     pub median_margin: f64,
     /// Median of margin over noise limit of this round's pairs; `None` without noise.
     pub median_margin_over_noise: Option<f64>,
-    /// Weighted mean of log chosen length over rejected length, of the selected pairs.
+    /// Mean of log chosen length over rejected length, of the selected pairs.
     pub mean_log_length_ratio: f64,
     /// Share of selected pairs that are of this round.
     pub fresh_share: f64,
@@ -330,13 +330,14 @@ impl<'a> RoundPairs<'a> {
             rejected_token_ids: worse.token_ids.clone(),
             margin: chosen.score - rejected.score,
             z: 0.0,
+            // No later stage reads it: extract and fit take every pair alike.
             weight: 1.0,
             origin_round: self.params.round,
             judge: self.judge.to_owned(),
         }
     }
 
-    /// Drops or weights pairs until chosen and rejected responses are equally long on average.
+    /// Drops pairs until chosen and rejected responses are equally long on average.
     fn balance_lengths(&mut self) {
         let lengths: Vec<Lengths> = self
             .kept
@@ -349,15 +350,6 @@ impl<'a> RoundPairs<'a> {
         let keep = match self.params.length_balance {
             LengthBalance::Off => return,
             LengthBalance::Drop => length_balance::keep(&lengths, self.params.length_tolerance),
-            LengthBalance::Reweight => match length_balance::weights(&lengths) {
-                Some(weights) => {
-                    for (draft, weight) in self.kept.iter_mut().zip(weights) {
-                        draft.row.weight = weight;
-                    }
-                    return;
-                }
-                None => vec![false; lengths.len()],
-            },
         };
         let drafts = std::mem::take(&mut self.kept);
         for (draft, keep) in drafts.into_iter().zip(keep) {
@@ -443,11 +435,10 @@ impl Figures {
             .filter(|pair| pair.origin_round == round)
             .count();
         self.fresh_share = fresh as f64 / count;
-        let weights: f64 = pairs.iter().map(|pair| pair.weight).sum();
-        let ratios = pairs.iter().map(|pair| {
-            pair.weight * log_length_ratio(&pair.chosen_token_ids, &pair.rejected_token_ids)
-        });
-        self.mean_log_length_ratio = ratios.sum::<f64>() / weights.max(f64::MIN_POSITIVE);
+        let ratios = pairs
+            .iter()
+            .map(|pair| log_length_ratio(&pair.chosen_token_ids, &pair.rejected_token_ids));
+        self.mean_log_length_ratio = ratios.sum::<f64>() / count;
     }
 }
 

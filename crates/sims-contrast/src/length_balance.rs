@@ -1,7 +1,7 @@
 //! Evens out the lengths of chosen and rejected responses over a round.
 //!
-//! When chosen responses are longer on average, "longer" is part of what the fit learns. Two ways
-//! out: drop pairs of the heavier side, or weight them.
+//! When chosen responses are longer on average, "longer" is part of what the fit learns, so pairs of
+//! the heavier side are dropped. Weights are no way out: extract and fit read every pair alike.
 
 /// What balancing needs to know about a pair.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -47,47 +47,6 @@ pub fn keep(pairs: &[Lengths], tolerance: f64) -> Vec<bool> {
             None => return kept,
         }
     }
-}
-
-/// Returns weights, one on average, under which the mean log ratio is zero.
-///
-/// Exponential tilting: the weights closest to equal in relative entropy. `None` if all ratios lie
-/// on one side, where no weights can help.
-#[must_use]
-pub fn weights(pairs: &[Lengths]) -> Option<Vec<f64>> {
-    let ratios = || pairs.iter().map(|pair| pair.log_ratio);
-    if ratios().all(|ratio| ratio == 0.0) {
-        return Some(vec![1.0; pairs.len()]);
-    }
-    if ratios().all(|ratio| ratio >= 0.0) || ratios().all(|ratio| ratio <= 0.0) {
-        return None;
-    }
-    let tilted = |tilt: f64| {
-        ratios()
-            .map(|ratio| (tilt * ratio).exp() * ratio)
-            .sum::<f64>()
-    };
-    // The weighted sum grows with the tilt and changes sign.
-    let (mut low, mut high) = (-1.0, 1.0);
-    while tilted(low) > 0.0 {
-        low *= 2.0;
-    }
-    while tilted(high) < 0.0 {
-        high *= 2.0;
-    }
-    for _ in 0..100 {
-        let middle = 0.5 * (low + high);
-        if tilted(middle) < 0.0 {
-            low = middle;
-        } else {
-            high = middle;
-        }
-    }
-    let raw: Vec<f64> = ratios()
-        .map(|ratio| (0.5 * (low + high) * ratio).exp())
-        .collect();
-    let mean = raw.iter().sum::<f64>() / raw.len() as f64;
-    Some(raw.into_iter().map(|weight| weight / mean).collect())
 }
 
 #[cfg(test)]
@@ -152,22 +111,5 @@ mod tests {
             keep(&[pair(0.3, 1.0), pair(0.4, 1.0)], 0.05),
             [false, false]
         );
-        assert_eq!(weights(&[pair(0.3, 1.0), pair(0.4, 1.0)]), None);
-    }
-
-    #[test]
-    fn weights_balance_without_dropping() {
-        let pairs = biased(200, 3);
-        let weights = weights(&pairs).expect("both sides are there");
-        let tilted: f64 = pairs
-            .iter()
-            .zip(&weights)
-            .map(|(pair, weight)| weight * pair.log_ratio)
-            .sum();
-        assert!((tilted / 200.0).abs() < 1e-9);
-        assert!((weights.iter().sum::<f64>() / 200.0 - 1.0).abs() < 1e-9);
-        assert!(weights.iter().all(|&weight| weight > 0.0));
-        let level = [pair(0.0, 1.0), pair(0.0, 2.0)];
-        assert_eq!(super::weights(&level), Some(vec![1.0, 1.0]));
     }
 }

@@ -54,8 +54,6 @@ sims_stage::choice! {
     pub enum LengthBalance {
         /// Drop pairs of the heavier side, lowest margin first
         Drop = "drop",
-        /// Keep every pair and weight it
-        Reweight = "reweight",
         /// Not at all
         Off = "off",
     }
@@ -116,7 +114,7 @@ sims_stage::params! {
         min_unshared: u32 = 8,
         /// Longest to shortest length within a pair; 0 for any
         length_ratio: f64 = 2.5,
-        /// drop, reweight or off
+        /// drop or off: pairs are kept or dropped whole, each that is kept has weight 1
         length_balance: LengthBalance = LengthBalance::Drop,
         /// Largest mean log ratio of the lengths over a round
         length_tolerance: f64 = 0.05,

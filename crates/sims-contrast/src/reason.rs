@@ -92,7 +92,7 @@ impl Reason {
             Self::Similar => "raise `max-pair-jaccard`",
             Self::Prefix => "lower `min-unshared`",
             Self::Length => "raise `length-ratio`",
-            Self::LengthBalance => "set `length-balance` to reweight or off",
+            Self::LengthBalance => "set `length-balance` to off or raise `length-tolerance`",
             Self::BankAge => "raise `max-age`",
             Self::BankJudge => "start with an empty bank after a change of judge",
             Self::BankFull => "raise `n-fit`",
