@@ -63,6 +63,8 @@ pub(crate) struct EditFigures {
     pub(crate) mean_shift: f64,
     /// Largest `‖a′‖/‖a‖`; 1 without an edit.
     pub(crate) largest_norm_ratio: f64,
+    /// Smallest `‖a′‖/‖a‖`; 1 without an edit.
+    pub(crate) smallest_norm_ratio: f64,
     /// Edited rows with a value that is not finite.
     pub(crate) non_finite_rows: u64,
     /// Share of rows that an operator changed.
@@ -268,6 +270,7 @@ fn keep_going(io: &StageIo) -> ControlFlow<()> {
 fn no_edits() -> EditFigures {
     EditFigures {
         largest_norm_ratio: 1.0,
+        smallest_norm_ratio: 1.0,
         ..EditFigures::default()
     }
 }
@@ -289,6 +292,7 @@ fn edit_figures(hook: &sims_steering::SteeringHook) -> EditFigures {
             sizes.relative_shift_sum / sizes.rows as f64
         },
         largest_norm_ratio: sizes.largest_norm_ratio,
+        smallest_norm_ratio: sizes.smallest_norm_ratio,
         non_finite_rows: sizes.non_finite_rows,
         edited_share: share(counts.edited, counts.rows),
         capped_share: share(counts.capped, counts.edited),

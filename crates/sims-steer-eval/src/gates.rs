@@ -20,6 +20,8 @@ pub struct Limits {
     pub no_regress: f64,
     /// The share of loops may rise by this much.
     pub loop_rise: f64,
+    /// The share of loops may reach this, whatever the base's; 1 is off.
+    pub loop_share: f64,
     /// rep-4 may be this many times the base's, and 0.01 more.
     pub repetition_factor: f64,
     /// distinct-2, at equal amounts of text, may fall to this share of the base's.
@@ -30,12 +32,21 @@ pub struct Limits {
     pub truncation_rise: f64,
     /// Perplexity on neutral text may be this many times the base's.
     pub perplexity_factor: f64,
+    /// Mean KL(base ‖ steered) a token of neutral text. Unit: nats.
+    pub neutral_kl: f64,
+    /// 99th percentile of the same over tokens. Unit: nats.
+    pub neutral_kl_p99: f64,
     /// No edit may lengthen a state to more than this many times its norm.
     pub norm_factor: f64,
 }
 
 /// Allowance of the repetition gate beside its factor, for bases that hardly repeat.
 const REPETITION_ALLOWANCE: f64 = 0.01;
+
+/// How far the norm ratio may be from 1 where every edit keeps norms (method, section 7.3, G7).
+///
+/// Rounding to f32 is four orders of magnitude below; what is beyond it is a wrong edit.
+const NORM_TOLERANCE: f64 = 1e-3;
 
 /// How far figures of the base move by chance: the reach of their one-sided 95 % intervals.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -85,6 +96,8 @@ impl Noise {
 pub struct TextChange {
     /// Rise of the share of loops.
     pub loops: Interval,
+    /// Share of loops of the policy.
+    pub loop_share: f64,
     /// Mean rep-4 of the policy.
     pub repetition: f64,
     /// Mean rep-4 of the base.
@@ -109,6 +122,7 @@ impl TextChange {
     ) -> Result<Self, StatsError> {
         Ok(Self {
             loops: bootstrap.mean_difference(&policy.loops, &base.loops)?,
+            loop_share: bootstrap.mean(&policy.loops)?.estimate,
             repetition: bootstrap.mean(&policy.repetition)?.estimate,
             base_repetition: bootstrap.mean(&base.repetition)?.estimate,
             distinct_2: policy.distinct_ratio(base, 2, bootstrap)?,
@@ -156,17 +170,34 @@ impl Limits {
                 ..at_most("distinct-2", distinct.estimate, Some(distinct), limit)
             });
         }
+        if self.loop_share < 1.0 {
+            gates.push(at_most(
+                "loop-share",
+                change.loop_share,
+                None,
+                self.loop_share,
+            ));
+        }
         gates
     }
 
-    /// Reads the gate on neutral text.
-    pub fn drift_gate(&self, perplexity_ratio: Interval) -> GateReading {
-        at_most(
-            "perplexity",
-            perplexity_ratio.estimate,
-            Some(perplexity_ratio),
-            self.perplexity_factor,
-        )
+    /// Reads the gates on neutral text; `kl` and its 99th percentile over tokens in nats.
+    pub fn drift_gates(
+        &self,
+        perplexity_ratio: Interval,
+        kl: Interval,
+        kl_p99: f64,
+    ) -> Vec<GateReading> {
+        vec![
+            at_most(
+                "perplexity",
+                perplexity_ratio.estimate,
+                Some(perplexity_ratio),
+                self.perplexity_factor,
+            ),
+            at_most("neutral-kl", kl.estimate, Some(kl), self.neutral_kl),
+            at_most("neutral-kl-p99", kl_p99, None, self.neutral_kl_p99),
+        ]
     }
 
     /// Reads the gates on the edits: `largest` norm ratio, and rows with a value that is not finite.
@@ -199,6 +230,18 @@ pub fn signal_gate(signal: &Signal) -> GateReading {
         passed: !signal.is_low(),
         ..above("signal", interval, 0.5)
     }
+}
+
+/// Reads the gate on edits that keep norms: the norm ratio farthest from 1, `‖a′‖/‖a‖`.
+pub fn norm_kept_gate(smallest: f64, largest: f64) -> GateReading {
+    let (below, above) = ((smallest - 1.0).abs(), (largest - 1.0).abs());
+    // In the total order what is no number comes last, so that it is never passed over.
+    let change = if below.total_cmp(&above).is_gt() {
+        below
+    } else {
+        above
+    };
+    at_most("norm-kept", change, None, NORM_TOLERANCE)
 }
 
 /// Returns the one reading of a candidate whose logits were no numbers.
@@ -237,11 +280,14 @@ mod tests {
         gain: 0.5,
         no_regress: 0.45,
         loop_rise: 0.02,
+        loop_share: 1.0,
         repetition_factor: 1.25,
         least_distinct_2: 0.9,
         length_change: 0.2,
         truncation_rise: 0.05,
         perplexity_factor: 1.15,
+        neutral_kl: 0.1,
+        neutral_kl_p99: 2.0,
         norm_factor: 1.5,
     };
 
@@ -256,6 +302,7 @@ mod tests {
     fn change() -> TextChange {
         TextChange {
             loops: point(0.0),
+            loop_share: 0.3,
             repetition: 0.1,
             base_repetition: 0.1,
             distinct_2: Some(point(1.0)),
@@ -357,6 +404,61 @@ mod tests {
             )
             .is_empty()
         );
+    }
+
+    #[test]
+    fn the_share_of_loops_has_a_limit_of_its_own_when_asked_for() {
+        let read = |loop_share: f64, limit: f64| {
+            let limits = Limits {
+                loop_share: limit,
+                ..LIMITS
+            };
+            let change = TextChange {
+                loop_share,
+                ..change()
+            };
+            let gates = limits.text_gates(&change, &Noise::default());
+            gates
+                .into_iter()
+                .find(|gate| gate.gate == "loop-share")
+                .map(|gate| (gate.value, gate.limit, gate.passed))
+        };
+        // No rise at all, and still too many.
+        assert_eq!(read(0.06, 0.05), Some((0.06, 0.05, false)));
+        assert_eq!(read(0.05, 0.05), Some((0.05, 0.05, true)));
+        assert_eq!(read(1.0, 1.0), None);
+    }
+
+    #[test]
+    fn drift_is_limited_in_perplexity_mean_and_tail() {
+        let failed = |ratio: f64, kl: f64, kl_p99: f64| -> Vec<&'static str> {
+            let gates = LIMITS.drift_gates(point(ratio), point(kl), kl_p99);
+            assert!(gates.iter().all(|gate| gate.kind == Kind::Hard));
+            gates
+                .iter()
+                .filter(|gate| !gate.passed)
+                .map(|gate| gate.gate)
+                .collect()
+        };
+        assert!(failed(1.15, 0.1, 2.0).is_empty());
+        assert_eq!(failed(1.16, 0.0, 0.0), ["perplexity"]);
+        // Each direction of drift can leave the others as they are.
+        assert_eq!(failed(1.0, 0.11, 0.5), ["neutral-kl"]);
+        assert_eq!(failed(1.0, 0.09, 2.1), ["neutral-kl-p99"]);
+        assert_eq!(failed(1.0, 0.0, f64::NAN), ["neutral-kl-p99"]);
+    }
+
+    #[test]
+    fn edits_that_keep_norms_must_keep_them() {
+        let reading = norm_kept_gate(0.999, 1.0005);
+        assert!((reading.value - 0.001).abs() < 1e-12);
+        assert!(norm_kept_gate(0.9995, 1.0005).passed);
+        assert!(!norm_kept_gate(0.998, 1.0).passed);
+        assert!(!norm_kept_gate(1.0, 1.002).passed);
+        assert!(!norm_kept_gate(f64::NAN, 1.0).passed);
+        assert!(!norm_kept_gate(1.0, f64::NAN).passed);
+        // Nothing was measured.
+        assert!(!norm_kept_gate(f64::INFINITY, 0.0).passed);
     }
 
     #[test]

@@ -75,6 +75,8 @@ pub struct NeutralDrift {
     pub steered_nll: Vec<f64>,
     /// Summed divergence KL(base ‖ steered) of the next-token distributions. Unit: nats.
     pub kl: Vec<f64>,
+    /// The same divergence of each predicted token, text after text. Unit: nats.
+    pub token_kl: Vec<f64>,
 }
 
 impl NeutralDrift {
@@ -142,6 +144,7 @@ impl NeutralDrift {
             self.base_nll.push(sums.base_nll);
             self.steered_nll.push(sums.steered_nll);
             self.kl.push(sums.kl);
+            self.token_kl.append(&mut sums.token_kl);
         }
         Ok(())
     }
@@ -191,6 +194,16 @@ impl NeutralDrift {
         bootstrap.ratio_of_means(&self.kl, &self.tokens)
     }
 
+    /// Returns the 99th percentile over tokens of KL(base ‖ steered), by nearest rank. Unit: nats.
+    ///
+    /// The mean hides a model that is itself on most tokens and another on a few. 0 without tokens.
+    pub fn kl_p99(&self) -> f64 {
+        let mut sorted = self.token_kl.clone();
+        sorted.sort_by(f64::total_cmp);
+        let rank = (99 * sorted.len()).div_ceil(100);
+        rank.checked_sub(1).map_or(0.0, |index| sorted[index])
+    }
+
     fn exp_per_token(&self, sums: &[f64], bootstrap: &Bootstrap) -> Result<Interval, StatsError> {
         let Interval {
             estimate,
@@ -225,6 +238,7 @@ struct Sums {
     base_nll: f64,
     steered_nll: f64,
     kl: f64,
+    token_kl: Vec<f64>,
 }
 
 impl Sums {
@@ -237,9 +251,11 @@ impl Sums {
             let log_q = |token: usize| f64::from(steered[token]) - steered_sum;
             self.base_nll -= log_p(next as usize);
             self.steered_nll -= log_q(next as usize);
-            self.kl += (0..vocab)
+            let kl = (0..vocab)
                 .map(|token| log_p(token).exp() * (log_p(token) - log_q(token)))
                 .sum::<f64>();
+            self.kl += kl;
+            self.token_kl.push(kl);
         }
     }
 }
@@ -269,6 +285,7 @@ mod tests {
         assert!((sums.steered_nll - 2.0 * 2.0_f64.ln()).abs() < 1e-6);
         let kl = 0.75 * (0.75_f64 / 0.5).ln() + 0.25 * (0.25_f64 / 0.5).ln();
         assert!((sums.kl - kl).abs() < 1e-6);
+        assert!((sums.token_kl[0] - kl).abs() < 1e-6 && sums.token_kl[1].abs() < 1e-6);
     }
 
     #[test]
@@ -278,6 +295,7 @@ mod tests {
             base_nll: vec![1.0, 1.0],
             steered_nll: vec![2.0, 4.0],
             kl: vec![0.2, 0.2],
+            token_kl: vec![0.2, 0.1, 0.05, 0.05],
         };
         let bootstrap = Bootstrap::seeded(1);
         assert!(
@@ -287,6 +305,19 @@ mod tests {
             (drift.base_perplexity(&bootstrap).unwrap().estimate - 0.5_f64.exp()).abs() < 1e-12
         );
         assert!((drift.kl_per_token(&bootstrap).unwrap().estimate - 0.1).abs() < 1e-12);
+    }
+
+    #[test]
+    fn the_99th_percentile_leaves_one_token_in_a_hundred_above() {
+        let of = |token_kl: Vec<f64>| NeutralDrift {
+            token_kl,
+            ..NeutralDrift::default()
+        };
+        // 200, 199, … 1: two of two hundred are above 198.
+        let many = of((1..=200).rev().map(f64::from).collect());
+        assert_eq!(many.kl_p99(), 198.0);
+        assert_eq!(of(vec![0.5, 3.0]).kl_p99(), 3.0);
+        assert_eq!(of(Vec::new()).kl_p99(), 0.0);
     }
 
     #[test]

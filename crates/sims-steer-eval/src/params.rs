@@ -66,6 +66,8 @@ sims_stage::params! {
         min_win_rate_against_incumbent: f64 = 0.45,
         /// The share of loops may rise by this much
         max_loop_rise: f64 = 0.02,
+        /// Largest share of loops, whatever the base's; 1 is off, the method's own is 0.05
+        max_loop_share: f64 = 1.0,
         /// rep-4 may be this many times the base's, and 0.01 more
         max_repetition_ratio: f64 = 1.25,
         /// distinct-2, at equal amounts of text, may fall to this share of the base's
@@ -76,6 +78,10 @@ sims_stage::params! {
         max_truncation_rise: f64 = 0.05,
         /// Perplexity on neutral text may be this many times the base's
         max_perplexity_ratio: f64 = 1.15,
+        /// Largest mean KL divergence of the steered from the base model on neutral text. Unit: nats a token
+        max_neutral_kl: f64 = 0.1,
+        /// Largest 99th percentile of the same over tokens. Unit: nats
+        max_neutral_kl_p99: f64 = 2.0,
         /// No edit may lengthen a state to more than this many times its norm
         max_norm_ratio: f64 = 1.5,
         /// Resamples of every interval
@@ -112,6 +118,7 @@ impl SteerEvalParams {
         for (name, value) in [
             ("min-coverage", self.min_coverage),
             ("selection-share", self.selection_share),
+            ("max-loop-share", self.max_loop_share),
         ] {
             if !(0.0..=1.0).contains(&value) {
                 return refuse(format!("{name} is {value}, but a share is between 0 and 1"));
@@ -166,11 +173,14 @@ impl SteerEvalParams {
             gain: self.min_win_rate,
             no_regress: self.min_win_rate_against_incumbent,
             loop_rise: self.max_loop_rise,
+            loop_share: self.max_loop_share,
             repetition_factor: self.max_repetition_ratio,
             least_distinct_2: self.min_distinct_2_ratio,
             length_change: self.max_length_change,
             truncation_rise: self.max_truncation_rise,
             perplexity_factor: self.max_perplexity_ratio,
+            neutral_kl: self.max_neutral_kl,
+            neutral_kl_p99: self.max_neutral_kl_p99,
             norm_factor: self.max_norm_ratio,
         }
     }

@@ -15,6 +15,8 @@ use crate::win_rate::Wins;
 const PAIRED: &str = "paired-bootstrap";
 /// How distinct n-grams are compared: both sides counted in samples of one size.
 const RAREFIED: &str = "rarefied, paired-bootstrap";
+/// How percentiles over tokens were computed.
+const NEAREST_RANK: &str = "nearest-rank";
 /// How figures without an interval were computed.
 const PLAIN: &str = "mean";
 
@@ -166,7 +168,7 @@ impl Metrics {
         Ok(())
     }
 
-    /// Adds perplexity and drift on neutral text; `n` counts texts.
+    /// Adds perplexity and drift on neutral text; `n` counts texts, for the percentile tokens.
     fn drift(&mut self, drift: &NeutralDrift) -> anyhow::Result<()> {
         let n = drift.tokens.len() as u64;
         self.interval(
@@ -193,12 +195,22 @@ impl Metrics {
             n,
             "base",
         );
+        let tokens = drift.token_kl.len() as u64;
+        self.push(
+            "neutral_kl_p99",
+            drift.kl_p99(),
+            None,
+            tokens,
+            NEAREST_RANK,
+            "base",
+        );
         Ok(())
     }
 
     fn edits(&mut self, edits: &EditFigures, n: u64) {
         self.plain("edit_mean_shift", edits.mean_shift, n);
         self.plain("edit_largest_norm_ratio", edits.largest_norm_ratio, n);
+        self.plain("edit_smallest_norm_ratio", edits.smallest_norm_ratio, n);
         self.plain("edit_share", edits.edited_share, n);
         self.plain("edit_capped_share", edits.capped_share, n);
     }

@@ -35,7 +35,7 @@ impl Stage for SteerEval {
     const EXAMPLES: &'static str = "Examples:
   sims-steer-eval --prompts validation.parquet --model data/tiny --steering steering.safetensors --out evaluated
   sims-steer-eval --prompts eval.parquet --model data/tiny --steering accepted.safetensors --gate none --out test";
-    const BEHAVIOUR: u32 = 1;
+    const BEHAVIOUR: u32 = 2;
     const NUMERICS: Numerics = Numerics::Model(numerics_class);
     type Params = SteerEvalParams;
 
@@ -61,7 +61,7 @@ impl Stage for SteerEval {
             Role::optional(
                 "neutral",
                 "prompts@1",
-                "Plain texts, a single message each, to measure drift on",
+                "Plain texts, a single message each, to measure drift on; without them no gate guards against it",
             ),
         ]
     }
@@ -264,6 +264,7 @@ fn try_strengths(
     let parts = split(evaluation)?;
     let confirmation = parts[1].clone();
     let few = parts.iter().any(|part| part.len() < FEW_PROMPTS);
+    let unguarded = evaluation.neutral.is_empty();
     let params = evaluation.params;
     let mut trials = Trials::new(
         evaluation,
@@ -308,6 +309,13 @@ fn try_strengths(
         finished
             .warnings
             .push("no strength passed the gates; the steering from before stays".to_owned());
+    }
+    if unguarded {
+        finished.warnings.push(
+            "no neutral texts are given, so the gates perplexity, neutral-kl and neutral-kl-p99 are not read: \
+             nothing guards against drift on other text"
+                .to_owned(),
+        );
     }
     if few {
         finished.warnings.push(format!(

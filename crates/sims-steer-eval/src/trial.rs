@@ -7,7 +7,7 @@ use sims_steering::Steering;
 use crate::answers::{Answers, at};
 use crate::back_off::{GateReading, Part, Trial};
 use crate::evaluation::{Drawn, Evaluation, NotFinite, Policy, Side};
-use crate::gates::{Noise, TextChange, not_finite, signal_gate};
+use crate::gates::{Noise, TextChange, norm_kept_gate, not_finite, signal_gate};
 use crate::neutral::NeutralDrift;
 use crate::text_figures::TextFigures;
 use crate::win_rate::Wins;
@@ -238,8 +238,18 @@ pub(crate) fn hard_gates(
     let edits = assessment.drawn.edits;
     let mut gates = limits.text_gates(&TextChange::of(&figures, &base, &bootstrap)?, noise);
     gates.extend(limits.norm_gates(edits.largest_norm_ratio, edits.non_finite_rows));
+    if assessment.policy.steering.keeps_norms() {
+        gates.push(norm_kept_gate(
+            edits.smallest_norm_ratio,
+            edits.largest_norm_ratio,
+        ));
+    }
     if let Some(drift) = &assessment.drift {
-        gates.push(limits.drift_gate(drift.perplexity_ratio(&bootstrap)?));
+        gates.extend(limits.drift_gates(
+            drift.perplexity_ratio(&bootstrap)?,
+            drift.kl_per_token(&bootstrap)?,
+            drift.kl_p99(),
+        ));
     }
     Ok(gates)
 }

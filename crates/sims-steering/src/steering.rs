@@ -140,6 +140,16 @@ impl Steering {
                 .all(|edit| edit.strength == 0.0)
     }
 
+    /// Returns whether every edit keeps the norms of the states: a rotation, or an edit that restores them.
+    ///
+    /// So does a steering without edits.
+    pub fn keeps_norms(&self) -> bool {
+        self.layers
+            .values()
+            .flatten()
+            .all(|edit| edit.preserve_norm || matches!(edit.operator, Operator::Householder(_)))
+    }
+
     /// Checks that the steering belongs to a model.
     ///
     /// # Errors
@@ -197,5 +207,37 @@ pub(crate) fn finite(what: &'static str, value: f64) -> Result<(), SteeringError
         Ok(())
     } else {
         Err(SteeringError::Degenerate { what, value })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::operator::Additive;
+    use crate::{AngleRule, Householder};
+
+    #[test]
+    fn norms_are_kept_when_every_edit_keeps_them() {
+        let rotation = || {
+            let rule = AngleRule::Fixed { angle: 0.3 };
+            let normal = vec![1.0, 0.5];
+            Edit::new(Operator::Householder(
+                Householder::new(normal, 0.2, rule, None, None).unwrap(),
+            ))
+        };
+        let vector = |preserve_norm| Edit {
+            preserve_norm,
+            ..Edit::new(Operator::Additive(Additive::new(vec![1.0, 0.0]).unwrap()))
+        };
+        let of = |edits: Vec<Edit>| {
+            let mut steering = Steering::identity(Digest::of_bytes(b"model"), 2, 6);
+            for (layer, edit) in edits.into_iter().enumerate() {
+                steering.push(layer, edit).unwrap();
+            }
+            steering.keeps_norms()
+        };
+        assert!(of(Vec::new()));
+        assert!(of(vec![rotation(), vector(true)]));
+        assert!(!of(vec![rotation(), vector(false)]));
     }
 }

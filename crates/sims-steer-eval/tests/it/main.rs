@@ -1,5 +1,7 @@
 //! The steer-eval stage as a program, on a model with random weights.
 
+mod limits;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
