@@ -15,6 +15,8 @@ use crate::win_rate::Wins;
 const PAIRED: &str = "paired-bootstrap";
 /// How distinct n-grams are compared: both sides counted in samples of one size.
 const RAREFIED: &str = "rarefied, paired-bootstrap";
+/// How p-values were computed: against all signs of prompts being equally likely.
+const SIGN_FLIP: &str = "sign-flip";
 /// How percentiles over tokens were computed.
 const NEAREST_RANK: &str = "nearest-rank";
 /// How figures without an interval were computed.
@@ -69,7 +71,7 @@ impl Metrics {
         Ok(())
     }
 
-    /// Adds win rates against `baseline`, and how consistent the judge was on these pairs.
+    /// Adds win rates against `baseline`, the p-value of the soft one, and how consistent the judge was.
     pub(crate) fn wins(&mut self, wins: &Wins, baseline: &str) -> anyhow::Result<()> {
         let n = wins.prompts();
         if n == 0 {
@@ -79,6 +81,8 @@ impl Metrics {
         let hard = wins.hard_rate(&self.bootstrap)?;
         self.interval("self_judge_win_rate", soft, n, baseline);
         self.interval("self_judge_win_rate_hard", hard, n, baseline);
+        let p_value = wins.p_value(&self.bootstrap)?;
+        self.push("win_rate_p_value", p_value, None, n, SIGN_FLIP, baseline);
         self.push(
             "judge_flip_rate",
             wins.judge.flip_rate(),

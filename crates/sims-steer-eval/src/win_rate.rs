@@ -2,6 +2,7 @@
 
 use sims_judge::diagnostics::Diagnostics;
 use sims_judge::{BothOrders, Preference};
+use sims_stats::permutation::sign_flip_p_value;
 use sims_stats::win_rate::{logistic, win};
 use sims_stats::{Bootstrap, Interval, StatsError};
 
@@ -67,6 +68,18 @@ impl Wins {
     /// If no comparison is valid.
     pub fn hard_rate(&self, bootstrap: &Bootstrap) -> Result<Interval, StatsError> {
         bootstrap.mean(&means(&self.hard))
+    }
+
+    /// Returns the two-sided p-value of "neither side is better", by flipping signs of prompts.
+    ///
+    /// Of the soft rate: each prompt's mean win probability less a half, several draws of one prompt
+    /// keeping together (method, section 7.1). `bootstrap` gives the number of patterns and the seed.
+    ///
+    /// # Errors
+    /// If no comparison is valid.
+    pub fn p_value(&self, bootstrap: &Bootstrap) -> Result<f64, StatsError> {
+        let differences: Vec<f64> = means(&self.soft).iter().map(|win| win - 0.5).collect();
+        sign_flip_p_value(&differences, bootstrap.resamples, bootstrap.seed)
     }
 
     /// Returns the number of prompts that have a valid comparison.
@@ -139,6 +152,16 @@ mod tests {
         let wins = Wins::of(&[one(0.0); 80], 2, 1.0, 0.5);
         let rate = wins.soft_rate(&Bootstrap::default()).unwrap();
         assert_eq!((rate.low, rate.estimate, rate.high), (0.5, 0.5, 0.5));
+    }
+
+    #[test]
+    fn the_p_value_flips_prompts_not_draws() {
+        // Five prompts of two draws, all won: of 32 patterns of signs two are as extreme.
+        let won = Wins::of(&[one(2.0), one(-2.0)].repeat(10), 2, 1.0, 0.5);
+        assert_eq!(won.prompts(), 5);
+        assert_eq!(won.p_value(&Bootstrap::default()).unwrap(), 2.0 / 32.0);
+        let level = Wins::of(&[one(0.0); 80], 2, 1.0, 0.5);
+        assert_eq!(level.p_value(&Bootstrap::default()).unwrap(), 1.0);
     }
 
     #[test]

@@ -108,3 +108,17 @@ fn the_share_of_loops_can_be_limited_by_itself() {
     let wrong = bench.run("bad", "loops.safetensors", &["--max-loop-share", "1.5"]);
     assert!(refused(&wrong, &bench.path("bad")).contains("max-loop-share is 1.5"));
 }
+
+#[test]
+fn the_p_value_of_a_judge_without_preference_is_one() {
+    let bench = Bench::new(&RandomModel {
+        head_scale: 0.0,
+        ..RandomModel::default()
+    });
+    bench.push("s.safetensors", 1, 9, 0.01);
+    succeeded(&bench.run("out", "s.safetensors", &["--gate", "none"]));
+    let row = bench.metric("out", "win_rate_p_value");
+    assert_eq!((row.value, row.method.as_str()), (1.0, "sign-flip"));
+    assert_eq!(row.n, bench.metric("out", "self_judge_win_rate").n);
+    assert_eq!(row.baseline, "base");
+}
