@@ -3,6 +3,7 @@
 use crate::layer::{Halves, LayerFigures};
 use crate::params::{Edge, FitParams, NormalChoice, OperatorChoice, TargetAngle};
 use sims_steering::hpr::{self, HprFigures, HprOptions, Normal};
+use sims_steering::random_direction;
 use sims_steering::{Additive, AngleRule, Edit, FitError, Householder, Operator, PairedStates};
 
 /// A fitted edit and what its fit found.
@@ -27,13 +28,8 @@ pub fn fit(
     params: &FitParams,
 ) -> Result<FittedEdit, FitError> {
     let fitted = match params.operator {
-        OperatorChoice::MeanDifference => FittedEdit {
-            edit: Edit::new(Operator::Additive(Additive::new(
-                figures.difference.scaled(params.step),
-            )?)),
-            class_gap: None,
-            network: None,
-        },
+        OperatorChoice::MeanDifference => addition(figures.difference.scaled(params.step))?,
+        OperatorChoice::Random => addition(random(figures, params))?,
         OperatorChoice::Hpr => faithful(states, halves, params)?,
         OperatorChoice::HprCapped => capped(states, halves, figures, params)?,
         OperatorChoice::HprTarget => target(states, halves, figures, params)?,
@@ -43,6 +39,28 @@ pub fn fit(
         ..fitted.edit
     };
     Ok(FittedEdit { edit, ..fitted })
+}
+
+/// Wraps a steering vector, `[hidden]`.
+fn addition(vector: Vec<f32>) -> Result<FittedEdit, FitError> {
+    Ok(FittedEdit {
+        edit: Edit::new(Operator::Additive(Additive::new(vector)?)),
+        class_gap: None,
+        network: None,
+    })
+}
+
+/// Draws the control's vector, as long as the one of mean-difference (method, section 2.9); `[hidden]`.
+///
+/// Every layer and round has its own.
+fn random(figures: &LayerFigures, params: &FitParams) -> Vec<f32> {
+    let difference = &figures.difference;
+    let label = format!("random layer {} round {}", figures.layer, params.round);
+    let norm = params.step * difference.norm();
+    random_direction::draw(difference.vector.len(), norm, params.seed, &label)
+        .into_iter()
+        .map(|x| x as f32)
+        .collect()
 }
 
 fn faithful(

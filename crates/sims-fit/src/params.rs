@@ -8,6 +8,8 @@ sims_stage::choice! {
     pub enum OperatorChoice {
         /// Add the mean difference of chosen and rejected states, at its raw length
         MeanDifference = "mean-difference",
+        /// Control: add a random vector as long as the mean difference, another one in each layer and round
+        Random = "random",
         /// Householder pseudo-rotation as published: probe as normal, angles from a network
         Hpr = "hpr",
         /// The same with the angle capped and the network started at the mean angle
@@ -96,7 +98,7 @@ sims_stage::params! {
     pub struct FitParams {
         /// What is fitted
         operator: OperatorChoice = OperatorChoice::MeanDifference,
-        /// Share of the class difference that mean-difference and hpr-target move
+        /// Share of the class difference that mean-difference, random and hpr-target move
         step: f64 = 0.25,
         /// Factor of the predicted angle of hpr and hpr-capped; 1 as published
         angle_scale: f64 = 1.0,
@@ -134,11 +136,11 @@ sims_stage::params! {
         held_out: f64 = 0.2,
         /// Fits to shuffled labels that the fit has to beat
         shuffles: u32 = 20,
-        /// Do not warn when held-out states are not told apart, as in the controls
+        /// Do not warn of low held-out signal; the fit goes on and the signal gate of steer-eval refuses it in either case
         allow_low_signal: bool = false,
         /// The round, from 1
         round: u32 = 1,
-        /// Seed of the split, the shuffles and the network
+        /// Seed of the split, the shuffles, the network and the random vectors
         seed: u64 = 0,
     }
 }
@@ -202,7 +204,7 @@ impl FitParams {
     /// Returns whether the fitted direction is the probe rather than the mean difference.
     pub fn uses_probe(&self) -> bool {
         match self.operator {
-            OperatorChoice::MeanDifference => false,
+            OperatorChoice::MeanDifference | OperatorChoice::Random => false,
             OperatorChoice::Hpr => true,
             OperatorChoice::HprCapped | OperatorChoice::HprTarget => {
                 self.normal == NormalChoice::Probe

@@ -275,7 +275,9 @@ impl<'a> Job<'a> {
     /// Returns the factor that the operator moves by.
     fn step(&self) -> f64 {
         match self.params.operator {
-            OperatorChoice::MeanDifference | OperatorChoice::HprTarget => self.params.step,
+            OperatorChoice::MeanDifference | OperatorChoice::Random | OperatorChoice::HprTarget => {
+                self.params.step
+            }
             OperatorChoice::Hpr | OperatorChoice::HprCapped => self.params.angle_scale,
         }
     }
@@ -284,7 +286,8 @@ impl<'a> Job<'a> {
         if best.is_low() && !self.params.allow_low_signal {
             io.warn(format!(
                 "low signal: held-out states are told apart with an area under the curve of {:.3} [{:.3}, {:.3}], \
-                 shuffled labels reach {:.3} on average; the gate of steer-eval will not pass this fit",
+                 shuffled labels reach {:.3} on average; the steering is written all the same, and steer-eval with \
+                 gate standard refuses it at the signal gate, with gate none it does not",
                 best.auroc, best.ci_low, best.ci_high, best.shuffled
             ));
         }

@@ -29,6 +29,7 @@ pub struct FitSummary {
 
 /// How well held-out chosen and rejected states are told apart along the fitted direction.
 ///
+/// For the random control along the mean difference, whose length it takes: the signal is about the states.
 /// Taken at the selected layer that tells them apart best. Recorded, never refused here: the gate of
 /// `steer-eval` decides.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

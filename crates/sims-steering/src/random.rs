@@ -10,14 +10,12 @@ pub(crate) fn stream(seed: u64, label: &str) -> Stream {
     Stream::new(seed, key_of(label))
 }
 
-/// Standard normal draws, for the tests' planted data.
-#[cfg(test)]
+/// Standard normal draws.
 pub(crate) trait NormalDraw {
     /// Draws a standard normal number (Box–Muller, one of the pair).
     fn normal(&mut self) -> f64;
 }
 
-#[cfg(test)]
 impl NormalDraw for Stream {
     fn normal(&mut self) -> f64 {
         let radius = (-2.0 * (1.0 - self.next_f64()).ln()).sqrt();

@@ -72,6 +72,7 @@ fn shuffled_labels_have_no_signal() {
     let shuffled = ["--labels", "shuffled"];
     let warnings = bench.succeeds("out", &shuffled);
     assert!(warnings[0].starts_with("low signal"), "{warnings:?}");
+    assert!(warnings[0].contains("the steering is written all the same"));
     let steering = bench.steering("out");
     let fit = summary(&steering);
     assert_eq!(fit.labels, "shuffled");
@@ -93,6 +94,7 @@ fn every_operator_gives_a_steering_and_repeats_its_bytes() {
     let bench = Bench::new(&Planted::default());
     for (operator, extra) in [
         ("mean-difference", &["--preserve-norm", "true"][..]),
+        ("random", &[]),
         ("hpr", &[]),
         ("hpr-capped", &["--epochs", "20"]),
         ("hpr-capped", &["--normal", "probe", "--epochs", "20"]),
@@ -190,6 +192,34 @@ fn rounds_stack_up_to_the_longest_shift() {
         .back_off(Some(&bench.steering("first")), 0.5)
         .unwrap();
     assert!((norm(&vector(&weaker, 2)) / norm(&one) - 1.5).abs() < 1e-3);
+}
+
+#[test]
+fn the_random_control_is_as_long_as_the_mean_difference_and_points_elsewhere() {
+    let bench = Bench::new(&Planted::default());
+    let fit = |out: &str, arguments: &[&str]| -> Vec<f64> {
+        let warnings = bench.succeeds(out, &[&["--step", "0.1"][..], arguments].concat());
+        assert!(warnings.is_empty(), "{warnings:?}");
+        // The same layer as the mean difference's: what is read of the states does not change.
+        assert_eq!(bench.steering(out).layers(), [2]);
+        vector(&bench.steering(out), 2)
+    };
+    let random = ["--operator", "random"];
+    let difference = fit("difference", &[]);
+    let control = fit("control", &random);
+    assert!((norm(&control) / norm(&difference) - 1.0).abs() < 1e-6);
+    let others = [
+        difference,
+        fit("seed", &[&random[..], &["--seed", "7"]].concat()),
+        fit("round", &[&random[..], &["--round", "2"]].concat()),
+    ];
+    // Cosines of independent directions of 24 components have standard deviation 0.2.
+    for other in others {
+        let cosine = cosine(&control, &other);
+        assert!(cosine.abs() < 0.8, "{cosine}");
+    }
+    let signal = |out: &str| summary(&bench.steering(out)).signal;
+    assert_eq!(signal("control"), signal("difference"));
 }
 
 #[test]
