@@ -1,4 +1,4 @@
-//! Puts fitted edits on the incumbent, within the limit on the accumulated shift.
+//! Puts fitted edits on the incumbent, within the limits on what accumulates over rounds.
 
 use crate::FitStageError;
 use crate::operators::FittedEdit;
@@ -17,20 +17,31 @@ pub struct LayerEdit {
     pub state_norm: f64,
 }
 
-/// A composed steering, and how far the limit shortened each layer's part.
+/// Limits on what accumulates at a layer; 0 is no limit.
+///
+/// Vectors collapse to their sum, so their length is what grows; rotations do not, so their number is
+/// (method, section 2, composition: depth at most the number of rounds).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Limits {
+    /// Longest sum of the vectors, in units of the layer's state norm.
+    pub max_shift: f64,
+    /// Most rotations.
+    pub max_depth: usize,
+}
+
+/// A composed steering, and how far the limits cut each layer's part.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Composed {
     /// The steering, without a description.
     pub steering: Steering,
-    /// By layer, in the order given: the factor on this round's part (1: untouched), and the norm of all that is
-    /// added at the layer in units of its state norm (none: nothing is added).
+    /// By layer, in the order given: the factor on this round's part (1: untouched, 0: left out), and the norm of
+    /// all that is added at the layer in units of its state norm (none: nothing is added).
     pub shifts: Vec<(f64, Option<f64>)>,
 }
 
 /// Puts the edits on top of the incumbent, or on nothing.
 ///
-/// `max_shift` bounds the sum of the vectors at each layer in units of its state norm; 0 is no bound. An edit
-/// that would exceed it is shortened, the incumbent is not touched.
+/// A vector that would exceed the limits is shortened, a rotation left out; the incumbent is not touched.
 ///
 /// # Errors
 /// [`FitStageError::Steering`] if an edit does not fit the model.
@@ -38,16 +49,20 @@ pub fn compose(
     incumbent: Option<&Steering>,
     edits: &[LayerEdit],
     header: &StatesHeader,
-    max_shift: f64,
+    limits: Limits,
 ) -> Result<Composed, FitStageError> {
     let identity =
         || Steering::identity(header.model, header.hidden_size, header.num_hidden_layers);
     let mut own = identity();
     let mut shifts = Vec::new();
     for edit in edits {
+        if is_too_deep(edit, incumbent, limits.max_depth) {
+            shifts.push((0.0, None));
+            continue;
+        }
         let before = incumbent.and_then(|incumbent| incumbent.additive_shift(edit.layer));
-        let limit = if max_shift > 0.0 {
-            max_shift * edit.state_norm
+        let limit = if limits.max_shift > 0.0 {
+            limits.max_shift * edit.state_norm
         } else {
             f64::INFINITY
         };
@@ -64,6 +79,22 @@ pub fn compose(
             .map(|sum| sum.iter().map(|x| x * x).sum::<f64>().sqrt() / edit.state_norm);
     }
     Ok(Composed { steering, shifts })
+}
+
+/// Returns whether an edit is a rotation too many for its layer.
+fn is_too_deep(edit: &LayerEdit, incumbent: Option<&Steering>, max_depth: usize) -> bool {
+    let depth = incumbent.map_or(0, |incumbent| {
+        incumbent
+            .edits(edit.layer)
+            .iter()
+            .filter(|edit| is_rotation(edit))
+            .count()
+    });
+    max_depth > 0 && is_rotation(&edit.fitted.edit) && depth >= max_depth
+}
+
+fn is_rotation(edit: &Edit) -> bool {
+    matches!(edit.operator, Operator::Householder(_))
 }
 
 /// Shortens a vector so that its sum with what is already added stays within the limit.

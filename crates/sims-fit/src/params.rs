@@ -126,6 +126,8 @@ sims_stage::params! {
         compose: Relation = Relation::Stack,
         /// Longest sum of vectors at a layer, earlier rounds included, in units of the mean state norm; 0 is off
         max_shift: f64 = 0.25,
+        /// Most rotations at a layer, earlier rounds included; further ones are left out; 0 is off
+        max_depth: u32 = 3,
         /// Restore each state's norm after the edit
         preserve_norm: bool = false,
         /// How rows are averaged

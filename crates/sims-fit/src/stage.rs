@@ -1,6 +1,6 @@
 //! The stage: hidden states in, a steering and its fit report out.
 
-use crate::compose::{Composed, LayerEdit, check_origin, compose};
+use crate::compose::{Composed, LayerEdit, Limits, check_origin, compose};
 use crate::error::FitStageError;
 use crate::layer::{Halves, LayerFigures, measure, shuffled_areas, signal};
 use crate::params::{FitParams, Labels, Relation, Rule};
@@ -12,7 +12,9 @@ use sims_artifact::Digest;
 use sims_stage::{BadInput, Numerics, Role, Stage, StageIo};
 use sims_steering::layer_selection::{SelectionRule, select};
 use sims_steering::paired_states::shuffled_labels;
-use sims_steering::{Compose, FitError, FitSummary, LayerFit, PromptSplit, Signal, Steering};
+use sims_steering::{
+    Compose, FitError, FitSummary, LayerFit, Operator, PromptSplit, Signal, Steering,
+};
 
 /// The fit stage.
 pub struct Fit;
@@ -23,7 +25,7 @@ impl Stage for Fit {
     const EXAMPLES: &'static str = "Examples:
   sims-fit --states states.safetensors --index index.parquet --step 0.25 --out fitted
   sims-fit --states states.safetensors --index index.parquet --incumbent accepted.safetensors --operator hpr-target --out fitted";
-    const BEHAVIOUR: u32 = 1;
+    const BEHAVIOUR: u32 = 2;
     const NUMERICS: Numerics = Numerics::Exact;
     type Params = FitParams;
 
@@ -70,8 +72,11 @@ impl Stage for Fit {
         let fitted = job.fit_layers(&candidates, &selected, io)?;
         let incumbent = incumbent.as_ref().map(|(steering, _)| steering);
         let edits: Vec<LayerEdit> = fitted.iter().map(|fit| fit.edit.clone()).collect();
-        let composed =
-            compose(incumbent, &edits, states.header(), params.max_shift).map_err(classified)?;
+        let limits = Limits {
+            max_shift: params.max_shift,
+            max_depth: params.max_depth as usize,
+        };
+        let composed = compose(incumbent, &edits, states.header(), limits).map_err(classified)?;
         job.publish(&candidates, &fitted, composed, io)
     }
 }
@@ -291,12 +296,22 @@ impl<'a> Job<'a> {
                 best.auroc, best.ci_low, best.ci_high, best.shuffled
             ));
         }
-        for layer in layers.iter().filter(|layer| layer.cap_factor < 1.0) {
-            io.warn(format!(
-                "layer {}: this round's part was shortened to {:.2} of its length to keep the accumulated shift \
-                 within {} of the state norm",
-                layer.layer, layer.cap_factor, self.params.max_shift
-            ));
+        for (layer, fit) in layers.iter().zip(fitted) {
+            if layer.cap_factor == 1.0 {
+                continue;
+            }
+            io.warn(match fit.edit.fitted.edit.operator {
+                Operator::Additive(_) => format!(
+                    "layer {}: this round's part was shortened to {:.2} of its length to keep the accumulated \
+                     shift within {} of the state norm",
+                    layer.layer, layer.cap_factor, self.params.max_shift
+                ),
+                Operator::Householder(_) => format!(
+                    "layer {}: this round's rotation was left out, since the incumbent has max-depth rotations \
+                     there ({}); raise max-depth or fit with compose replace",
+                    layer.layer, self.params.max_depth
+                ),
+            });
         }
         for fit in fitted {
             let Some(network) = &fit.edit.fitted.network else {

@@ -68,6 +68,7 @@ pub struct LayerFit {
     /// Angle between the class means' elevations, in radians, for the rotations.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub class_gap: Option<f64>,
-    /// Factor by which the cap on the accumulated shift shortened this round's part; 1 if it did not.
+    /// Factor by which the cap on the accumulated shift shortened this round's part; 1 if it did not, 0 for a
+    /// rotation that was left out because the layer has as many as it may.
     pub cap_factor: f64,
 }

@@ -223,6 +223,39 @@ fn the_random_control_is_as_long_as_the_mean_difference_and_points_elsewhere() {
 }
 
 #[test]
+fn rotations_stack_up_to_the_largest_depth() {
+    let bench = Bench::new(&Planted::default());
+    let rotation = ["--operator", "hpr-target", "--layers", "2"];
+    bench.succeeds("first", &rotation);
+    let first = bench.out("first").join("steering.safetensors");
+    bench.read_under(&first);
+    let second = |out: &str, depth: &str| {
+        let incumbent = ["--incumbent", first.to_str().unwrap(), "--max-depth", depth];
+        let warnings = bench.succeeds(out, &[&rotation[..], &incumbent].concat());
+        (warnings, bench.steering(out))
+    };
+    for depth in ["2", "0"] {
+        let (warnings, steering) = second(depth, depth);
+        assert!(warnings.is_empty(), "{warnings:?}");
+        assert_eq!(steering.edits(2).len(), 2);
+    }
+    let (warnings, steering) = second("full", "1");
+    assert!(
+        warnings[0].contains("this round's rotation was left out"),
+        "{warnings:?}"
+    );
+    assert_eq!(steering.edits(2), bench.steering("first").edits(2));
+    assert_eq!(summary(&steering).layers[0].cap_factor, 0.0);
+
+    // Vectors are bounded by their length, not by their number.
+    let vectors = ["--layers", "2", "--max-depth", "1"];
+    let incumbent = ["--incumbent", first.to_str().unwrap()];
+    let warnings = bench.succeeds("vector", &[&vectors[..], &incumbent].concat());
+    assert!(warnings.is_empty(), "{warnings:?}");
+    assert_eq!(bench.steering("vector").edits(2).len(), 2);
+}
+
+#[test]
 fn states_and_incumbent_must_belong_together() {
     let bench = Bench::new(&Planted::default());
     bench.succeeds("first", &[]);
