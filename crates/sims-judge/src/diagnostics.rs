@@ -14,7 +14,7 @@ pub struct Diagnostics {
     /// Pairs in which swapping the order keeps the same slot preferred.
     pub flips: u64,
     /// Sum of the position bias. Unit: nats.
-    bias: f64,
+    pub(crate) bias: f64,
     /// Sum of the squared preference. Unit: nats².
     squared_preference: f64,
 }
@@ -33,7 +33,17 @@ impl Diagnostics {
         self.squared_preference += judged.preference().powi(2);
     }
 
-    fn valid(&self) -> f64 {
+    /// Takes in what other pairs said.
+    pub fn merge(&mut self, other: &Self) {
+        self.pairs += other.pairs;
+        self.invalid += other.invalid;
+        self.indifferent += other.indifferent;
+        self.flips += other.flips;
+        self.bias += other.bias;
+        self.squared_preference += other.squared_preference;
+    }
+
+    pub(crate) fn valid(&self) -> f64 {
         (self.pairs - self.invalid) as f64
     }
 
@@ -123,6 +133,13 @@ mod tests {
         );
         assert_eq!(diagnostics.invalid_share(), 0.5);
         assert_eq!(diagnostics.position_bias(), 0.0);
+    }
+
+    #[test]
+    fn pairs_read_apart_and_merged_are_the_pairs_read_together() {
+        let mut merged = read(&[(3.0, 1.0), (-1.0, 1.0)]);
+        merged.merge(&read(&[(0.0, 0.0)]));
+        assert_eq!(merged, read(&[(3.0, 1.0), (-1.0, 1.0), (0.0, 0.0)]));
     }
 
     #[test]

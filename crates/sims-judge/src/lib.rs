@@ -2,13 +2,21 @@
 //!
 //! [`Judge`] is the stage: it plans which responses of a prompt meet ([`schedule`]), asks the model
 //! which of two is better in both orders ([`self_judge`]), and writes one row a comparison and order
-//! ([`verdict`]). [`SelfJudge`] alone serves whoever has texts to compare.
+//! ([`verdict`]). Beside them it writes how far the judge can be trusted: what its comparisons say
+//! ([`reliability`]), and how it fares where the better answer is known ([`controls`]).
+//! [`SelfJudge`] alone serves whoever has texts to compare.
 //!
 //! The judge never sees a steering: one that drifts with the policy would make scores of different
 //! rounds incomparable.
 
+pub mod controls;
+mod damage;
 pub mod diagnostics;
 mod error;
+pub mod limits;
+mod order_split;
+mod plan;
+pub mod reliability;
 pub mod sanitise;
 pub mod schedule;
 pub mod self_judge;

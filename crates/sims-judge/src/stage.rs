@@ -1,22 +1,22 @@
-//! The stage: tables in, table out.
+//! The stage: tables in, tables out.
 
-use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
 
 use anyhow::Context;
 use sims_artifact::ModelManifest;
-use sims_artifact::tables::{JudgmentRow, PromptRow, ResponseRow};
+use sims_artifact::tables::{JudgmentRow, MetricRow, PromptRow};
 use sims_model::language_model::set_threads;
 use sims_model::{DeviceChoice, LanguageModel, LoadOptions, numerics_class};
 use sims_stage::{BadInput, Interrupted, Numerics, Role, Stage, StageIo};
+use sims_stats::Bootstrap;
 
-use crate::diagnostics::Diagnostics;
-use crate::template::{choose, request_text};
+use crate::controls::{self, Control, IDENTICAL_MAX_DIFFERENCE};
+use crate::limits::{Limits, Unreliable};
+use crate::plan::{Pair, answered, pairs, prompts_by_id, responses_by_prompt};
+use crate::reliability::{JudgedPair, Reliability};
+use crate::template::choose;
 use crate::verdict::BothOrders;
 use crate::{Comparison, JudgeError, Judged, Schedule, SelfJudge};
-
-/// Flip rate above which the judge is called unreliable. Unit: share of pairs.
-const WORRYING_FLIP_RATE: f64 = 0.4;
 
 sims_stage::choice! {
     /// Who compares
@@ -49,9 +49,17 @@ sims_stage::params! {
         template: String = "auto".to_owned(),
         /// Least probability on the verdict tokens; below it a comparison is invalid
         min_coverage: f64 = 0.5,
+        /// Prompts with controls, comparisons whose better answer is known; 0 for none
+        controls: u32 = 64,
+        /// What follows when the judge misses one of the two limits below
+        unreliable: Unreliable = Unreliable::Warn,
+        /// Largest share of pairs in which the slot, not the response, decides
+        max_flip_rate: f64 = 0.4,
+        /// Least share of controls in which a response is preferred to another prompt's
+        min_control_accuracy: f64 = 0.9,
         /// The type that weights are held in
         dtype: WeightType = WeightType::F32,
-        /// Seed of the circulant designs
+        /// Seed of the circulant designs, the controls and the intervals
         seed: u64 = 0,
     }
 }
@@ -65,7 +73,7 @@ impl Stage for Judge {
         "Compares responses pairwise with the frozen model as its own judge";
     const EXAMPLES: &'static str = "Example:
   sims-judge --prompts train.parquet --responses responses.parquet --model data/tiny --meets 4 --out judged";
-    const BEHAVIOUR: u32 = 1;
+    const BEHAVIOUR: u32 = 2;
     const NUMERICS: Numerics = Numerics::Model(numerics_class);
     type Params = JudgeParams;
 
@@ -78,18 +86,26 @@ impl Stage for Judge {
     }
 
     fn outputs() -> Vec<Role> {
-        vec![Role::required(
-            "judgments",
-            "judgments@1",
-            "One row a comparison and order",
-        )]
+        vec![
+            Role::required("judgments", "judgments@1", "One row a comparison and order"),
+            Role::required(
+                "reliability",
+                "metrics@1",
+                "How far the judge can be trusted, one row a figure",
+            ),
+        ]
     }
 
     fn run(params: &JudgeParams, io: &mut StageIo) -> anyhow::Result<()> {
         check(params)?;
         let prompts = prompts_by_id(io.read::<PromptRow>("prompts")?);
         let groups = responses_by_prompt(io.read("responses")?, &prompts)?;
-        let plan = plan(params, &groups, &prompts)?;
+        let pairs = pairs(params, &groups, &prompts)?;
+        let controls = controls::plan(
+            &answered(&groups, &prompts),
+            params.controls as usize,
+            params.seed,
+        );
         let alone = groups.values().filter(|group| group.len() < 2).count();
         if alone > 0 {
             io.warn(format!(
@@ -102,14 +118,36 @@ impl Stage for Judge {
         let judge = choose(&params.template, &model)
             .and_then(|template| SelfJudge::new(&model, &digest, template))
             .map_err(bad_input)?;
-        let judged = compare(&judge, &plan, io)?;
+        let comparisons: Vec<Comparison<'_>> = pairs.iter().flat_map(Pair::comparisons).collect();
+        let judged = compare(&judge, "judge", &comparisons, io)?;
+        let comparisons: Vec<Comparison<'_>> =
+            controls.iter().flat_map(Control::comparisons).collect();
+        let controlled = compare(&judge, "controls", &comparisons, io)?;
+        let mut tokens = judged.tokens;
+        tokens.add(controlled.tokens);
         // Two for each parameter and token: a multiplication and an addition.
         let parameters = model.decoder().config().parameters() as f64;
-        io.count(
-            "estimated_flops",
-            2.0 * parameters * judged.tokens.computed as f64,
-        );
-        write(params, judge.id(), &plan, &judged, io)
+        io.count("estimated_flops", 2.0 * parameters * tokens.computed as f64);
+        io.count("tokens_computed", tokens.computed as f64);
+        io.count("tokens_without_sharing", tokens.total as f64);
+
+        io.count("pairs", pairs.len() as f64);
+        io.count("comparisons_cut_to_fit", judged.cut as f64);
+        io.count("controls", controls.len() as f64);
+        let (rows, reliability) = read(params, judge.id(), &pairs, &judged);
+        let mut figures = reliability.rows(&Bootstrap::seeded(params.seed))?;
+        figures.extend(controls::rows(
+            &controls,
+            &controlled.preferences,
+            params.min_coverage,
+        )?);
+        for figure in &figures {
+            io.count(&figure.metric, figure.value);
+        }
+        warn(&reliability, judged.cut, &figures, io);
+        hold_to_limits(params, &figures, io)?;
+        io.write("judgments", &rows)?;
+        io.write("reliability", &figures)
     }
 }
 
@@ -126,84 +164,14 @@ fn check(params: &JudgeParams) -> Result<(), BadInput> {
             params.min_coverage
         )));
     }
-    Ok(())
+    limits(params).check()
 }
 
-fn prompts_by_id(prompts: Vec<PromptRow>) -> HashMap<String, String> {
-    prompts
-        .into_iter()
-        .map(|prompt| (prompt.prompt_id, request_text(&prompt.messages)))
-        .collect()
-}
-
-/// Groups responses by prompt, each group in the order of sample indices.
-fn responses_by_prompt(
-    responses: Vec<ResponseRow>,
-    prompts: &HashMap<String, String>,
-) -> Result<BTreeMap<String, Vec<ResponseRow>>, BadInput> {
-    let mut groups: BTreeMap<String, Vec<ResponseRow>> = BTreeMap::new();
-    for response in responses {
-        if !prompts.contains_key(&response.prompt_id) {
-            return Err(BadInput::new(format!(
-                "response {} answers prompt {}, which is not in the prompts table",
-                response.response_id, response.prompt_id
-            )));
-        }
-        groups
-            .entry(response.prompt_id.clone())
-            .or_default()
-            .push(response);
+fn limits(params: &JudgeParams) -> Limits {
+    Limits {
+        max_flip_rate: params.max_flip_rate,
+        min_control_accuracy: params.min_control_accuracy,
     }
-    for group in groups.values_mut() {
-        group.sort_by(|a, b| {
-            (a.sample_index, &a.response_id).cmp(&(b.sample_index, &b.response_id))
-        });
-        if let Some(twice) = group
-            .windows(2)
-            .find(|pair| pair[0].response_id == pair[1].response_id)
-        {
-            return Err(BadInput::new(format!(
-                "response {} occurs more than once",
-                twice[0].response_id
-            )));
-        }
-    }
-    Ok(groups)
-}
-
-/// A pair of responses to compare in both orders.
-struct Pair<'a> {
-    request: &'a str,
-    a: &'a ResponseRow,
-    b: &'a ResponseRow,
-}
-
-fn plan<'a>(
-    params: &JudgeParams,
-    groups: &'a BTreeMap<String, Vec<ResponseRow>>,
-    prompts: &'a HashMap<String, String>,
-) -> Result<Vec<Pair<'a>>, BadInput> {
-    let mut pairs = Vec::new();
-    for (prompt_id, group) in groups {
-        let request = prompts.get(prompt_id).map_or("", String::as_str);
-        let design =
-            params
-                .schedule
-                .pairs(group.len(), params.meets as usize, params.seed, prompt_id);
-        pairs.extend(design.into_iter().map(|(i, j)| Pair {
-            request,
-            a: &group[i],
-            b: &group[j],
-        }));
-    }
-    if pairs.is_empty() {
-        return Err(BadInput::new(if groups.is_empty() {
-            "the responses table has no rows"
-        } else {
-            "every prompt has a single response, so there is nothing to compare; sample at least 2 a prompt"
-        }));
-    }
-    Ok(pairs)
 }
 
 fn load_model(io: &StageIo, dtype: WeightType) -> anyhow::Result<LanguageModel> {
@@ -222,19 +190,17 @@ fn bad_input<E: std::error::Error + Send + Sync + 'static>(error: E) -> BadInput
     BadInput::new(format!("{:#}", anyhow::Error::new(error)))
 }
 
-fn compare(judge: &SelfJudge<'_>, plan: &[Pair<'_>], io: &mut StageIo) -> anyhow::Result<Judged> {
-    let comparisons: Vec<Comparison<'_>> = plan
-        .iter()
-        .flat_map(|pair| [(pair, pair.a, pair.b), (pair, pair.b, pair.a)])
-        .map(|(pair, first, second)| Comparison {
-            prompt_id: &pair.a.prompt_id,
-            request: pair.request,
-            first: &first.text,
-            second: &second.text,
-        })
-        .collect();
+fn compare(
+    judge: &SelfJudge<'_>,
+    label: &str,
+    comparisons: &[Comparison<'_>],
+    io: &mut StageIo,
+) -> anyhow::Result<Judged> {
+    if comparisons.is_empty() {
+        return Ok(Judged::default());
+    }
     let limits = judge.limits(io.batch_size());
-    let progress = io.progress("judge", comparisons.len() as u64);
+    let progress = io.progress(label, comparisons.len() as u64);
     let mut report = |done: usize| {
         progress.set(done as u64);
         if io.interrupted() {
@@ -243,7 +209,7 @@ fn compare(judge: &SelfJudge<'_>, plan: &[Pair<'_>], io: &mut StageIo) -> anyhow
             ControlFlow::Continue(())
         }
     };
-    match judge.compare(&comparisons, &limits, &mut report) {
+    match judge.compare(comparisons, &limits, &mut report) {
         Ok(judged) => Ok(judged),
         Err(_) if io.interrupted() => Err(Interrupted.into()),
         Err(error @ JudgeError::RequestTooLong { .. }) => Err(bad_input(error).into()),
@@ -251,66 +217,81 @@ fn compare(judge: &SelfJudge<'_>, plan: &[Pair<'_>], io: &mut StageIo) -> anyhow
     }
 }
 
-fn write(
+/// Returns the rows of the judgments table, and what the judgments say about the judge.
+fn read(
     params: &JudgeParams,
     judge: &str,
-    plan: &[Pair<'_>],
+    pairs: &[Pair<'_>],
     judged: &Judged,
-    io: &mut StageIo,
-) -> anyhow::Result<()> {
-    let mut rows: Vec<JudgmentRow> = Vec::with_capacity(judged.preferences.len());
-    let mut diagnostics = Diagnostics::default();
-    let mut equal_texts = 0_u64;
-    for (pair, orders) in plan.iter().zip(judged.preferences.chunks_exact(2)) {
-        let both = BothOrders {
+) -> (Vec<JudgmentRow>, Reliability) {
+    let mut rows = Vec::with_capacity(judged.preferences.len());
+    let mut read = Vec::with_capacity(pairs.len());
+    for (pair, orders) in pairs.iter().zip(judged.preferences.chunks_exact(2)) {
+        let orders = BothOrders {
             ab: orders[0],
             ba: orders[1],
         };
-        diagnostics.add(&both, params.min_coverage);
-        equal_texts += u64::from(pair.a.text == pair.b.text);
-        rows.extend(both.rows(pair.a, pair.b, judge, params.min_coverage));
+        rows.extend(orders.rows(pair.a, pair.b, judge, params.min_coverage));
+        read.push(JudgedPair {
+            prompt_id: &pair.a.prompt_id,
+            a: &pair.a.response_id,
+            b: &pair.b.response_id,
+            equal_texts: pair.a.text == pair.b.text,
+            orders,
+        });
     }
-    let coverage = judged
-        .preferences
-        .iter()
-        .map(|one| one.coverage)
-        .sum::<f64>();
-    io.count("pairs", plan.len() as f64);
-    io.count("pairs_with_equal_texts", equal_texts as f64);
-    io.count("comparisons_cut_to_fit", judged.cut as f64);
-    io.count("tokens_computed", judged.tokens.computed as f64);
-    io.count("tokens_without_sharing", judged.tokens.total as f64);
-    io.count("mean_coverage", coverage / judged.preferences.len() as f64);
-    io.count("invalid_share", diagnostics.invalid_share());
-    io.count("flip_rate", diagnostics.flip_rate());
-    io.count("position_bias", diagnostics.position_bias());
-    io.count("position_bias_share", diagnostics.position_bias_share());
-    warn(&diagnostics, judged.cut, equal_texts, io);
-    io.write("judgments", &rows)
+    (rows, Reliability::of(&read, params.min_coverage))
 }
 
 /// Says what makes the judgments worth little.
-fn warn(diagnostics: &Diagnostics, cut: usize, equal_texts: u64, io: &mut StageIo) {
-    let pairs = diagnostics.pairs;
-    if equal_texts == pairs {
+fn warn(reliability: &Reliability, cut: usize, figures: &[MetricRow], io: &mut StageIo) {
+    let all = reliability.diagnostics();
+    let pairs = all.pairs;
+    if reliability.equal_texts() == pairs {
         io.warn("all responses of every prompt are identical, so every comparison is a tie");
-    } else if diagnostics.indifferent_share() == 1.0 {
+    } else if all.indifferent_share() == 1.0 {
         io.warn("the judge has no preference in any comparison; nothing can be ranked by it");
-    } else if diagnostics.flip_rate() > WORRYING_FLIP_RATE {
-        io.warn(format!(
-            "the slot, not the response, decides {:.0} % of the comparisons; a ranking by this judge is mostly noise",
-            100.0 * diagnostics.flip_rate()
-        ));
     }
-    if diagnostics.invalid > 0 {
+    if all.invalid > 0 {
         io.warn(format!(
             "{} of {pairs} comparisons are invalid: the judge put too little probability on its verdict tokens",
-            diagnostics.invalid
+            all.invalid
         ));
     }
     if cut > 0 {
         io.warn(format!(
             "the answers of {cut} comparisons were cut to fit the model's context"
         ));
+    }
+    let difference = figures
+        .iter()
+        .find(|row| row.metric == IDENTICAL_MAX_DIFFERENCE && row.value != 0.0);
+    if let Some(row) = difference {
+        io.warn(format!(
+            "a response is preferred to itself by up to {} nats; a verdict must depend on its transcript alone",
+            row.value
+        ));
+    }
+}
+
+/// Warns of a judge beyond the limits or refuses it, as the parameters say.
+fn hold_to_limits(
+    params: &JudgeParams,
+    figures: &[MetricRow],
+    io: &mut StageIo,
+) -> Result<(), BadInput> {
+    let missed = limits(params).missed(figures);
+    if missed.is_empty() {
+        return Ok(());
+    }
+    let missed = format!("the judge is unreliable: {}", missed.join("; "));
+    match params.unreliable {
+        Unreliable::Warn => {
+            io.warn(format!("{missed}; a ranking by it may be mostly noise"));
+            Ok(())
+        }
+        Unreliable::Refuse => Err(BadInput::new(format!(
+            "{missed}; judge with another model or template, move the limit, or go on with --unreliable warn"
+        ))),
     }
 }

@@ -1,5 +1,7 @@
 //! The judge stage as a program, and the judge as a library, on a model with random weights.
 
+mod reliability;
+
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
