@@ -1,5 +1,6 @@
 //! The loop as a user runs it: real stages, the built-in model, a real store.
 
+mod closed_loop;
 mod interruption;
 mod isolation;
 mod loop_runs;

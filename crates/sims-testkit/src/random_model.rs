@@ -25,6 +25,55 @@ const SPECIAL: [&str; 5] = [
 ];
 const WORDS: usize = 59;
 
+/// A class of tokens that share a direction, in a model whose head is its embedding.
+///
+/// The members are the last words of the vocabulary. Their embeddings have the same component along
+/// [`planted_direction`], and no other token has one; since the head is the embedding, a residual stream with
+/// more of the direction raises the odds of the whole class. One attention head of every block reads the
+/// direction from the tokens seen so far and writes it at the current position, so that states remember how
+/// many members went before, whatever token they stand at. Everything else is random and small.
+#[derive(Debug, Clone, Copy)]
+pub struct PlantedClass {
+    /// How many tokens are members.
+    pub members: usize,
+    /// Length of the shared component.
+    pub component: f32,
+    /// Gain of the heads that remember the class.
+    pub memory: f32,
+    /// Scale of the other components of the embeddings.
+    pub embedding: f32,
+    /// Scale of the random weights of the blocks.
+    pub blocks: f32,
+}
+
+impl Default for PlantedClass {
+    /// A class with about a sixth of the tokens of a sampled response.
+    fn default() -> Self {
+        Self {
+            members: 6,
+            component: 0.45,
+            memory: 0.08,
+            embedding: 0.2,
+            blocks: 0.04,
+        }
+    }
+}
+
+impl PlantedClass {
+    /// Returns whether a token is a member.
+    pub fn contains(&self, id: u32) -> bool {
+        let vocab = vocabulary().len();
+        (vocab - self.members..vocab).contains(&(id as usize))
+    }
+}
+
+/// Returns the unit direction `[HIDDEN]` that the members of a planted class share.
+pub fn planted_direction() -> Vec<f32> {
+    let draw = random("planted", &[1, HIDDEN], 1.0).values;
+    let length = dot(&draw, &draw).sqrt();
+    draw.iter().map(|x| x / length).collect()
+}
+
 /// What the model is like.
 #[derive(Debug, Clone)]
 pub struct RandomModel {
@@ -36,6 +85,8 @@ pub struct RandomModel {
     pub broken_weight: Option<f32>,
     /// Whether the folder has a judge template of its own.
     pub judge_template: bool,
+    /// A class of tokens that can be steered to; none has an independent random head.
+    pub planted: Option<PlantedClass>,
 }
 
 impl Default for RandomModel {
@@ -45,6 +96,7 @@ impl Default for RandomModel {
             head_scale: 1.0,
             broken_weight: None,
             judge_template: true,
+            planted: None,
         }
     }
 }
@@ -87,7 +139,7 @@ impl RandomModel {
             "rms_norm_eps": 1e-5,
             "rope_theta": 10000.0,
             "hidden_act": "silu",
-            "tie_word_embeddings": false,
+            "tie_word_embeddings": self.planted.is_some(),
             "eos_token_id": 1,
         })
     }
@@ -95,19 +147,23 @@ impl RandomModel {
     fn tensors(&self) -> BTreeMap<String, TensorData> {
         let vocab = vocabulary().len();
         let mut tensors = BTreeMap::new();
+        let embedding_scale = self.planted.map_or(2.0, |class| class.embedding);
+        let block_scale = self.planted.map_or(0.5, |class| class.blocks);
         let mut add = |name: String, shape: &[usize], scale: f32| {
             tensors.insert(name.clone(), random(&name, shape, scale));
         };
         add(
             "model.embed_tokens.weight".to_owned(),
             &[vocab, HIDDEN],
-            2.0,
+            embedding_scale,
         );
-        add(
-            "lm_head.weight".to_owned(),
-            &[vocab, HIDDEN],
-            self.head_scale,
-        );
+        if self.planted.is_none() {
+            add(
+                "lm_head.weight".to_owned(),
+                &[vocab, HIDDEN],
+                self.head_scale,
+            );
+        }
         add("model.norm.weight".to_owned(), &[HIDDEN], 0.0);
         for layer in 0..LAYERS {
             for (name, shape) in [
@@ -121,8 +177,15 @@ impl RandomModel {
                 ("mlp.up_proj", vec![48, HIDDEN]),
                 ("mlp.down_proj", vec![HIDDEN, 48]),
             ] {
-                add(format!("model.layers.{layer}.{name}.weight"), &shape, 0.5);
+                add(
+                    format!("model.layers.{layer}.{name}.weight"),
+                    &shape,
+                    block_scale,
+                );
             }
+        }
+        if let Some(class) = &self.planted {
+            class.plant(&mut tensors);
         }
         if let (Some(value), Some(tensor)) = (
             self.broken_weight,
@@ -131,6 +194,60 @@ impl RandomModel {
             tensor.values[5] = value;
         }
         tensors
+    }
+}
+
+impl PlantedClass {
+    /// Puts the class into random weights.
+    fn plant(&self, tensors: &mut BTreeMap<String, TensorData>) {
+        let direction = planted_direction();
+        let mut tensor = |name: &str| {
+            tensors
+                .remove(name)
+                .map(|tensor| (name.to_owned(), tensor))
+                .expect("the model has this tensor")
+        };
+        let mut changed = Vec::new();
+
+        let (name, mut embedding) = tensor("model.embed_tokens.weight");
+        for (id, row) in embedding.values.chunks_exact_mut(HIDDEN).enumerate() {
+            let along = dot(row, &direction);
+            let wanted = if self.contains(id as u32) {
+                self.component
+            } else {
+                0.0
+            };
+            add_scaled(row, wanted - along, &direction);
+        }
+        changed.push((name, embedding));
+
+        for layer in 0..LAYERS {
+            let block = format!("model.layers.{layer}.self_attn");
+            let gain = self.memory.sqrt();
+            // Value 0 of the first key-value head is how much of the direction a token has.
+            let (name, mut value) = tensor(&format!("{block}.v_proj.weight"));
+            add_scaled(&mut value.values[..HIDDEN], gain, &direction);
+            changed.push((name, value));
+            // Both query heads that share it write it back, half each.
+            let (name, mut output) = tensor(&format!("{block}.o_proj.weight"));
+            for (row, along) in output.values.chunks_exact_mut(HIDDEN).zip(&direction) {
+                for head in 0..2 {
+                    row[head * HIDDEN / 4] += gain / 2.0 * along;
+                }
+            }
+            changed.push((name, output));
+        }
+        tensors.extend(changed);
+    }
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+fn add_scaled(row: &mut [f32], factor: f32, direction: &[f32]) {
+    for (x, along) in row.iter_mut().zip(direction) {
+        *x += factor * along;
     }
 }
 
