@@ -7,7 +7,7 @@ use sims_model::generate::{
     BatchLimits, FinishReason, Generation, Progress, Request, SampleKey, SamplingParams, generate,
 };
 use sims_model::score::{ScoreLimits, ScoreRequest, response_logprobs};
-use sims_model::{Decoder, Dtype, Hook, ModelError, Segment, Tensor};
+use sims_model::{Batch, Decoder, Dtype, Hook, KvCache, ModelError, Segment, Tensor};
 
 use crate::fixtures::{Fixture, NAMES};
 use crate::random_model::{CONTEXT, HIDDEN, Push, decoder, log_softmax, plain_logits, tokens};
@@ -221,6 +221,14 @@ fn a_prefix_of_all_prompts_is_computed_once() {
     }
 }
 
+/// The token with the largest logit, the first of equals.
+fn most_probable(logits: &[f32]) -> u32 {
+    let best = (0..logits.len())
+        .rev()
+        .max_by(|&a, &b| logits[a].total_cmp(&logits[b]));
+    best.unwrap() as u32
+}
+
 #[test]
 fn greedy_takes_the_most_probable_token_of_a_whole_pass() {
     let decoder = decoder();
@@ -237,12 +245,9 @@ fn greedy_takes_the_most_probable_token_of_a_whole_pass() {
             let logits = plain_logits(&decoder, &sequence, usize::MAX, None)
                 .pop()
                 .unwrap();
-            let best = (0..logits.len())
-                .rev()
-                .max_by(|&a, &b| logits[a].total_cmp(&logits[b]))
-                .unwrap();
-            logprob_sum += log_softmax(&logits)[best];
-            sequence.push(best as u32);
+            let best = most_probable(&logits);
+            logprob_sum += log_softmax(&logits)[best as usize];
+            sequence.push(best);
         }
         for generation in generations {
             assert_eq!(generation.token_ids, sequence[request.prompt.len()..]);
@@ -386,6 +391,59 @@ fn generation_equals_scoring_under_a_hook() {
             "editing the prompt too must show"
         );
         assert!(gap(score(None, None)) > 1e-2, "the hook must show");
+    }
+}
+
+#[test]
+fn cached_steps_have_the_logits_of_a_teacher_forced_pass() {
+    // method T31, every logit of every step: an edit that reached a cached key or value of one way and not of the
+    // other would show here before it shows in a token.
+    const STEPS: usize = 12;
+    let decoder = decoder();
+    let mut hook = Push { layer: 1, by: 0.6 };
+    let requests = requests();
+    let params = SamplingParams::greedy(STEPS, Vec::new());
+    let generated = generate(
+        &decoder,
+        &requests,
+        &params,
+        &BatchLimits::default(),
+        Some(&mut hook),
+        &mut |_| ControlFlow::Continue(()),
+    )
+    .unwrap();
+    for (request, generations) in requests.iter().zip(&generated) {
+        let last = request.prompt.len() - 1;
+        let mut sequence = request.prompt.clone();
+        let mut cache = KvCache::new(&decoder, sequence.len() + STEPS);
+        let (mut cached, mut steps) = (0, Vec::new());
+        while steps.len() < STEPS {
+            let mut batch = Batch::default();
+            let context = (cached > 0).then_some(0..cached).into_iter().collect();
+            batch.push(&sequence[cached..], context, cached, last);
+            cached = sequence.len();
+            let hidden = decoder
+                .forward(&batch, &mut cache, Some(&mut hook))
+                .unwrap();
+            let rows: Vec<Vec<f32>> = decoder.logits(&hidden).unwrap().to_vec2().unwrap();
+            let logits = rows[rows.len() - 1].clone();
+            sequence.push(most_probable(&logits));
+            steps.push(logits);
+        }
+        assert_eq!(generations[0].token_ids, sequence[last + 1..]);
+
+        let mut gap = |edit_from: usize| {
+            let tokens = &sequence[..sequence.len() - 1];
+            let forced = plain_logits(&decoder, tokens, edit_from, Some(&mut hook));
+            let pairs = forced[last..].iter().flatten().zip(steps.iter().flatten());
+            pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+        };
+        assert!(gap(last) < 1e-4, "{}", gap(last));
+        // A prompt of one token has nothing before its last.
+        assert!(
+            last == 0 || gap(0) > 1e-2,
+            "editing the prompt too must show"
+        );
     }
 }
 
