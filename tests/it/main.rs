@@ -4,6 +4,7 @@ mod closed_loop;
 mod interruption;
 mod isolation;
 mod loop_runs;
+mod position_bias;
 
 use std::path::PathBuf;
 
