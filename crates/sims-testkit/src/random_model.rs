@@ -79,13 +79,13 @@ pub fn planted_direction() -> Vec<f32> {
 pub struct RandomModel {
     /// Longest sequence, in tokens.
     pub context: usize,
-    /// Multiplies the random logits; 0 gives every token the same probability.
+    /// Multiplies the random logits of a model with a head of its own; 0 gives every token the same probability.
     pub head_scale: f32,
     /// Put into one weight.
     pub broken_weight: Option<f32>,
     /// Whether the folder has a judge template of its own.
     pub judge_template: bool,
-    /// A class of tokens that can be steered to; none has an independent random head.
+    /// A class of tokens to steer to, in a model whose head is its embedding; without it the head is its own.
     pub planted: Option<PlantedClass>,
 }
 
@@ -300,7 +300,8 @@ fn judge_template() -> Value {
     })
 }
 
-/// Returns the direction `[HIDDEN]` in which the residual stream raises the odds of token `id` most.
+/// Returns the direction `[HIDDEN]` in which the residual stream raises the odds of token `id` most, in a model with a
+/// head of its own.
 pub fn head_row(id: usize) -> Vec<f32> {
     let head = random("lm_head.weight", &[vocabulary().len(), HIDDEN], 1.0);
     head.values[id * HIDDEN..(id + 1) * HIDDEN].to_vec()
