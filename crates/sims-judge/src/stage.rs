@@ -287,7 +287,7 @@ fn hold_to_limits(
     let missed = format!("the judge is unreliable: {}", missed.join("; "));
     match params.unreliable {
         Unreliable::Warn => {
-            io.warn(format!("{missed}; a ranking by it may be mostly noise"));
+            io.warn(format!("{missed}; a ranking by it may mislead"));
             Ok(())
         }
         Unreliable::Refuse => Err(BadInput::new(format!(
