@@ -26,6 +26,7 @@ TYPES = {
 TABLES = {
     "responses": "responses@1",
     "judgments": "judgments@1",
+    "reliability": "metrics@1",
     "ranking": "ranking@1",
     "pairs": "pairs@1",
     "dropped": "dropped@1",
