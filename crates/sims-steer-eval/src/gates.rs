@@ -273,6 +273,9 @@ fn above(gate: &'static str, figure: Interval, limit: f64) -> GateReading {
 }
 
 #[cfg(test)]
+mod calibration;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
