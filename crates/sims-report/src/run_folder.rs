@@ -1,4 +1,4 @@
-//! Where the metric tables of a run lie.
+//! Where the metric tables of a run lie: `metrics`, and what the judge says of itself, `reliability`.
 
 use std::path::{Path, PathBuf};
 
@@ -15,7 +15,7 @@ pub struct MetricsFile {
     pub path: PathBuf,
 }
 
-/// Finds every `metrics.parquet` below `run`, ordered by round and node.
+/// Finds every `metrics.parquet` and `reliability.parquet` below `run`, ordered by round and node.
 ///
 /// # Errors
 /// If a folder cannot be read, or there is none.
@@ -42,7 +42,13 @@ pub fn metrics_files(run: &Path, pipeline: &str) -> Result<Vec<MetricsFile>, Rep
     Ok(files)
 }
 
-/// Adds the table of the round's own stage (`metrics.parquet`) and those of named nodes (`NODE/metrics.parquet`).
+/// Tables of metrics@1 by file name, each with the stage whose table has no folder of its own.
+const TABLES: [(&str, &str); 2] = [
+    ("reliability.parquet", "judge"),
+    ("metrics.parquet", "steer-eval"),
+];
+
+/// Adds the tables of the round's own stages (`metrics.parquet`) and those of named nodes (`NODE/metrics.parquet`).
 fn collect(round: u32, folder: &Path, files: &mut Vec<MetricsFile>) -> Result<(), ReportError> {
     let mut add = |node: &str, path: PathBuf| {
         if path.is_file() {
@@ -53,10 +59,13 @@ fn collect(round: u32, folder: &Path, files: &mut Vec<MetricsFile>) -> Result<()
             });
         }
     };
-    add("steer-eval", folder.join("metrics.parquet"));
-    for (node, path) in entries(folder)? {
-        if path.is_dir() {
-            add(&node, path.join("metrics.parquet"));
+    let nodes = entries(folder)?;
+    for (table, stage) in TABLES {
+        add(stage, folder.join(table));
+        for (node, path) in &nodes {
+            if path.is_dir() {
+                add(node, path.join(table));
+            }
         }
     }
     Ok(())
@@ -76,4 +85,44 @@ fn entries(folder: &Path) -> Result<Vec<(String, PathBuf)>, ReportError> {
     }
     found.sort();
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_judges_reliability_is_found_beside_the_metrics() {
+        let run = tempfile::tempdir().expect("temporary folders can be made");
+        for file in [
+            "round-1/metrics.parquet",
+            "round-1/reliability.parquet",
+            "round-1/gold/metrics.parquet",
+            "round-1/second/reliability.parquet",
+            "round-1/judgments.parquet",
+            "once/test/metrics.parquet",
+            "notes/metrics.parquet",
+        ] {
+            let path = run.path().join(file);
+            let folder = path.parent().expect("it lies in a folder");
+            std::fs::create_dir_all(folder).expect("the folder is writable");
+            std::fs::File::create(path).expect("the folder is writable");
+        }
+        let found: Vec<(u32, String)> = metrics_files(run.path(), "q")
+            .expect("some are there")
+            .into_iter()
+            .map(|file| (file.round, file.node))
+            .collect();
+        let expected = [
+            (0, "test"),
+            (1, "gold"),
+            (1, "judge"),
+            (1, "second"),
+            (1, "steer-eval"),
+        ];
+        assert_eq!(
+            found,
+            expected.map(|(round, node)| (round, node.to_owned()))
+        );
+    }
 }
