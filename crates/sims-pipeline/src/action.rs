@@ -171,19 +171,24 @@ pub(crate) fn look_up(store: &Store, key: &ActionKey) -> Result<Lookup, Pipeline
         }
         Err(error) => return Err(error.into()),
     };
+    let mut damage = None;
     for (what, digest) in result.blobs() {
         match store.blob(&digest) {
             Ok(_) => {}
             Err(error @ (StoreError::MissingBlob(_) | StoreError::DamagedBlob { .. })) => {
-                return Ok(Lookup::Damaged {
-                    message: format!("{what}: {error}"),
-                    result: Some(result),
-                });
+                damage = Some(format!("{what}: {error}"));
+                break;
             }
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(Lookup::Hit(result))
+    Ok(match damage {
+        None => Lookup::Hit(result),
+        Some(message) => Lookup::Damaged {
+            result: Some(result),
+            message,
+        },
+    })
 }
 
 /// Writes down what an action computes.
