@@ -243,11 +243,13 @@ table! {
         pair_id: String,
         /// The pair's prompt: fit and held-out sets are split by it.
         prompt_id: String,
-        /// Position of the state, counted from the first response token. Unit: tokens.
+        /// Position of the positive state in the chosen sequence, counted from the first response token. Unit: tokens.
         position: u32,
-        /// Token at that position in the chosen sequence.
-        chosen_token_id: u32,
-        /// Token at that position in the rejected sequence.
+        /// Token at that position.
+        token_id: u32,
+        /// Position of the negative state in the rejected sequence, counted alike. Unit: tokens.
+        rejected_position: u32,
+        /// Token at that position.
         rejected_token_id: u32,
     }
 }

@@ -35,18 +35,21 @@ pub fn tensor_names(layer: usize) -> [String; 2] {
 
 /// Describes every row that [`write_states`] writes, in order.
 ///
-/// The position counts from the first token of the response. It is the chosen sequence's: for `end` and `reask`
-/// the rejected one may differ, since the responses may differ in length.
+/// Positions count from the first token of the response. For `end` and `reask` those of the two sequences may
+/// differ, since the responses may differ in length.
 pub fn index(pairs: &[PlannedPair]) -> Vec<StateIndexRow> {
     let mut rows = Vec::new();
     for pair in pairs {
+        let in_response =
+            |place: usize| u32::try_from(place - pair.prompt_tokens).unwrap_or(u32::MAX);
         for (&chosen, &rejected) in pair.chosen.positions.iter().zip(&pair.rejected.positions) {
             rows.push(StateIndexRow {
                 row: u32::try_from(rows.len()).unwrap_or(u32::MAX),
                 pair_id: pair.pair_id.clone(),
                 prompt_id: pair.prompt_id.clone(),
-                position: u32::try_from(chosen - pair.prompt_tokens).unwrap_or(u32::MAX),
-                chosen_token_id: pair.chosen.tokens[chosen],
+                position: in_response(chosen),
+                token_id: pair.chosen.tokens[chosen],
+                rejected_position: in_response(rejected),
                 rejected_token_id: pair.rejected.tokens[rejected],
             });
         }

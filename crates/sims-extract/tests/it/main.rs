@@ -229,7 +229,7 @@ fn end_states_stand_at_the_token_that_ends_the_turn() {
         let expected = state(&model, &tokens, tokens.len() - 1, 1);
         assert_eq!(extracted.row(1, "positive", row), expected);
         let index = &extracted.index[row];
-        assert_eq!((index.chosen_token_id, index.rejected_token_id), (END, END));
+        assert_eq!((index.token_id, index.rejected_token_id), (END, END));
         assert_eq!(index.position, 6);
     }
 }
@@ -257,7 +257,7 @@ fn response_rows_share_their_index_and_skip_the_common_prefix() {
                 let entry = &extracted.index[row];
                 assert_eq!(entry.pair_id, pair.pair_id);
                 assert_eq!(entry.position as usize, index);
-                assert_eq!(entry.chosen_token_id, pair.chosen_token_ids[index]);
+                assert_eq!(entry.token_id, pair.chosen_token_ids[index]);
                 assert_eq!(entry.rejected_token_id, pair.rejected_token_ids[index]);
                 let tokens = [&prompt[..], &pair.rejected_token_ids].concat();
                 let expected = state(&model, &tokens, prompt.len() + index, 0);

@@ -194,7 +194,8 @@ fn index(prompts: usize) -> Vec<StateIndexRow> {
             pair_id: format!("pair-{}", row / ROWS),
             prompt_id: format!("prompt-{}", row / ROWS),
             position: (row % ROWS) as u32,
-            chosen_token_id: 5,
+            token_id: 5,
+            rejected_position: (row % ROWS) as u32,
             rejected_token_id: 6,
         })
         .collect()
