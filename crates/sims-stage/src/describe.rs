@@ -87,9 +87,9 @@ pub struct Description {
     /// Raised whenever the same inputs would give other bytes.
     pub behaviour: u32,
     /// Inputs by role.
-    pub inputs: BTreeMap<String, InputDescription>,
+    pub inputs: BTreeMap<String, RoleDescription>,
     /// Outputs by role.
-    pub outputs: BTreeMap<String, OutputDescription>,
+    pub outputs: BTreeMap<String, RoleDescription>,
     /// JSON Schema of the parameters, with defaults and help.
     pub params: Value,
     /// Numerics class that the output bytes depend on; empty for pure data stages.
@@ -97,15 +97,15 @@ pub struct Description {
     pub numerics: String,
 }
 
-/// An input in a [`Description`].
+/// An input or output in a [`Description`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct InputDescription {
+pub struct RoleDescription {
     /// The schema id; `model` for a model folder.
     pub schema: String,
-    /// Whether the stage cannot run without it.
+    /// Whether the stage cannot run without the input, or always writes the output.
     #[serde(default)]
     pub required: bool,
-    /// Whether it may be given several times.
+    /// Whether there may be several.
     #[serde(default)]
     pub many: bool,
     /// What it is.
@@ -113,18 +113,8 @@ pub struct InputDescription {
     pub help: String,
 }
 
-/// An output in a [`Description`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OutputDescription {
-    /// The schema id.
-    pub schema: String,
-    /// What it is.
-    #[serde(default)]
-    pub help: String,
-}
-
-impl OutputDescription {
-    /// Returns the extension of the output's file: `safetensors` or `parquet`.
+impl RoleDescription {
+    /// Returns the extension of its file: `safetensors` or `parquet`.
     pub fn extension(&self) -> &'static str {
         extension(&self.schema)
     }
@@ -142,34 +132,26 @@ pub(crate) fn extension(schema: &str) -> &'static str {
 impl Description {
     /// Describes stage `S` as it runs on `device`.
     pub fn of<S: Stage>(device: &str) -> Self {
-        let inputs = S::inputs()
-            .into_iter()
-            .map(|role| {
-                let description = InputDescription {
-                    schema: role.schema.to_owned(),
-                    required: role.required,
-                    many: role.many,
-                    help: role.help.to_owned(),
-                };
-                (role.name.to_owned(), description)
-            })
-            .collect();
-        let outputs = S::outputs()
-            .into_iter()
-            .map(|role| {
-                let description = OutputDescription {
-                    schema: role.schema.to_owned(),
-                    help: role.help.to_owned(),
-                };
-                (role.name.to_owned(), description)
-            })
-            .collect();
+        let described = |roles: Vec<Role>| {
+            roles
+                .into_iter()
+                .map(|role| {
+                    let description = RoleDescription {
+                        schema: role.schema.to_owned(),
+                        required: role.required,
+                        many: role.many,
+                        help: role.help.to_owned(),
+                    };
+                    (role.name.to_owned(), description)
+                })
+                .collect()
+        };
         Self {
             stage: S::NAME.to_owned(),
             about: S::ABOUT.to_owned(),
             behaviour: S::BEHAVIOUR,
-            inputs,
-            outputs,
+            inputs: described(S::inputs()),
+            outputs: described(S::outputs()),
             params: schemars::schema_for!(S::Params).to_value(),
             numerics: S::NUMERICS.class(device).to_owned(),
         }

@@ -19,7 +19,7 @@ mod progress;
 mod run;
 mod summary;
 
-pub use describe::{Description, InputDescription, Numerics, OutputDescription, Role};
+pub use describe::{Description, Numerics, Role, RoleDescription};
 pub use exit::{BadInput, Interrupted, Retryable};
 pub use io::StageIo;
 pub use params::List;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 
@@ -80,19 +80,17 @@ fn command<S: Stage>() -> Command {
     command = S::Params::augment_args(command.next_help_heading("Parameters")).about(S::ABOUT);
     command = command.next_help_heading("Inputs");
     for role in S::inputs() {
-        command = command.arg(
-            Arg::new(role.name)
-                .long(role.name)
-                .value_name("PATH")
-                .required(role.required)
-                .value_parser(value_parser!(PathBuf))
-                .action(if role.many {
-                    ArgAction::Append
-                } else {
-                    ArgAction::Set
-                })
-                .help(format!("{} ({})", role.help, role.schema)),
-        );
+        let input = Arg::new(role.name)
+            .long(role.name)
+            .value_name("PATH")
+            .required(role.required)
+            .value_parser(value_parser!(PathBuf))
+            .help(format!("{} ({})", role.help, role.schema));
+        command = command.arg(if role.many {
+            input.action(ArgAction::Append).num_args(1..)
+        } else {
+            input
+        });
     }
     let outputs: Vec<String> = S::outputs()
         .iter()
@@ -212,9 +210,8 @@ fn prepare<S: Stage>(matches: &ArgMatches) -> anyhow::Result<StageIo> {
         .unwrap_or(ProgressMode::Auto);
     std::fs::create_dir_all(&out)
         .with_context(|| format!("cannot create the output folder {}", out.display()))?;
-    // A summary marks a finished run; an older one would make this run look complete too early.
-    let _ = std::fs::remove_file(out.join("summary.json"));
-    let work = out.join(format!(".partial-{}", std::process::id()));
+    clear::<S>(&out, &inputs)?;
+    let work = out.join(format!("{PARTIAL}{}", std::process::id()));
     std::fs::create_dir_all(&work).with_context(|| format!("cannot create {}", work.display()))?;
     Ok(StageIo {
         inputs,
@@ -227,6 +224,48 @@ fn prepare<S: Stage>(matches: &ArgMatches) -> anyhow::Result<StageIo> {
         threads,
         batch_size: matches.get_one::<usize>("batch-size").copied().unwrap_or(0),
     })
+}
+
+/// Begins the name of the folder that a stage works in, before its process number.
+const PARTIAL: &str = ".partial-";
+
+/// Removes what earlier runs left in `out`: finished files, the summary first, which would make a run
+/// that fails look complete, and the work of processes that were killed.
+///
+/// Refuses to when one of these files is an input.
+fn clear<S: Stage>(out: &Path, inputs: &BTreeMap<String, Vec<PathBuf>>) -> Result<(), BadInput> {
+    let outputs = S::outputs()
+        .into_iter()
+        .map(|role| out.join(format!("{}.{}", role.name, extension(role.schema))));
+    let earlier: Vec<PathBuf> = std::iter::once(out.join("summary.json"))
+        .chain(outputs)
+        .collect();
+    let real = |path: &PathBuf| path.canonicalize().ok();
+    let replaced: Vec<PathBuf> = earlier.iter().filter_map(real).collect();
+    for (role, paths) in inputs {
+        if let Some(path) = paths
+            .iter()
+            .find(|path| real(path).is_some_and(|path| replaced.contains(&path)))
+        {
+            return Err(BadInput::new(format!(
+                "--{role} {} would be overwritten by an output; choose another --out",
+                path.display()
+            )));
+        }
+    }
+    for path in earlier {
+        // What is not there needs no removal; what cannot be removed is replaced at the end.
+        let _ = std::fs::remove_file(path);
+    }
+    let entries = std::fs::read_dir(out).into_iter().flatten().flatten();
+    for entry in entries {
+        let name = entry.file_name();
+        let process = name.to_str().and_then(|name| name.strip_prefix(PARTIAL));
+        if process.is_some_and(|process| !Path::new("/proc").join(process).exists()) {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -306,8 +345,24 @@ mod tests {
             .collect();
         names.sort();
         assert_eq!(names, ["scores.parquet", "summary.json"]);
+        // A killed process left its work; this one's folder is its own.
+        std::fs::create_dir(folder.path().join(".partial-999999999")).unwrap();
         assert!(run_with(&["x", "--rows", "0", "--out", out]).is_err());
-        assert!(!folder.path().join("summary.json").exists());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn an_input_is_never_overwritten() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().to_str().unwrap();
+        run_with(&["x", "--out", out]).unwrap();
+        let input = format!("{out}/./scores.parquet");
+        let error = run_with(&["x", "--base", &input, "--out", out]).unwrap_err();
+        assert!(
+            error.to_string().contains("choose another --out"),
+            "{error}"
+        );
+        assert!(folder.path().join("scores.parquet").exists());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Feeds: what each input of each stage is fed with.
 
-use sims_stage::InputDescription;
+use sims_stage::RoleDescription;
 
 use super::{Feed, PlannedNode};
 use crate::parameters;
@@ -72,7 +72,7 @@ impl Wirer<'_> {
         }
     }
 
-    fn input(&self, role: &str, description: &InputDescription) -> Result<Vec<Feed>, Diagnostic> {
+    fn input(&self, role: &str, description: &RoleDescription) -> Result<Vec<Feed>, Diagnostic> {
         let spec = &self.node.spec;
         let written = spec.inputs.iter().find(|input| input.role == role);
         let (feeds, at) = match written {
@@ -105,7 +105,7 @@ impl Wirer<'_> {
         Ok(feeds)
     }
 
-    fn missing(&self, role: &str, description: &InputDescription) -> Diagnostic {
+    fn missing(&self, role: &str, description: &RoleDescription) -> Diagnostic {
         let spec = &self.node.spec;
         let problem = Diagnostic::new(
             &spec.at,
@@ -143,7 +143,7 @@ impl Wirer<'_> {
     fn written(
         &self,
         input: &InputSpec,
-        description: &InputDescription,
+        description: &RoleDescription,
     ) -> Result<Vec<Feed>, Diagnostic> {
         if input.sources.len() > 1 && !description.many {
             return Err(Diagnostic::new(
@@ -168,7 +168,7 @@ impl Wirer<'_> {
         source: &Source,
         at: &Location,
         role: &str,
-        description: &InputDescription,
+        description: &RoleDescription,
     ) -> Result<Feed, Diagnostic> {
         let external = |path: &std::path::Path| {
             Feed::External(crate::pipeline::FileRef {
