@@ -15,7 +15,7 @@ pub struct PlannedCommand {
     pub line: String,
 }
 
-/// Returns the arguments of a stage, `--out` last.
+/// Returns the arguments of a stage, `--out` last; the device is named where the bytes depend on it.
 pub(crate) fn arguments(
     plan: &Plan,
     index: usize,
@@ -33,6 +33,10 @@ pub(crate) fn arguments(
     for (name, value) in plan.set_parameters(index) {
         arguments.push(format!("--{name}"));
         arguments.push(flag_value(&value));
+    }
+    let numerics = &plan.program(index).description.numerics;
+    if plan.device != "auto" && !numerics.is_empty() {
+        arguments.extend(["--device".to_owned(), plan.device.clone()]);
     }
     arguments.extend_from_slice(execution);
     arguments.push("--out".to_owned());

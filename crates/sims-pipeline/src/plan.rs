@@ -25,6 +25,8 @@ pub struct Plan {
     pub pipeline: Pipeline,
     /// How many rounds are planned.
     pub rounds: u32,
+    /// The device that stages run on: `auto`, `cpu` or `cuda[:N]`.
+    pub(crate) device: String,
     /// The stages, each once.
     pub(crate) nodes: Vec<PlannedNode>,
     /// The stages, each as often as it runs, in an order in which they can run.
@@ -128,17 +130,17 @@ impl Plan {
             options.current,
             options.cache.join("programs.json"),
         );
-        let plan = Self::of(pipeline, options.rounds, &mut programs);
+        let plan = Self::of(pipeline, options, &mut programs);
         programs.save();
         plan
     }
 
     fn of(
         pipeline: Pipeline,
-        rounds: Option<u32>,
+        options: &PlanOptions<'_>,
         programs: &mut Programs<'_>,
     ) -> Result<Self, PipelineError> {
-        let rounds = rounds.unwrap_or(pipeline.rounds);
+        let rounds = options.rounds.unwrap_or(pipeline.rounds);
         let mut problems = Vec::new();
         let mut nodes = Vec::new();
         for spec in &pipeline.nodes {
@@ -159,6 +161,7 @@ impl Plan {
         Ok(Self {
             pipeline,
             rounds,
+            device: options.device.to_owned(),
             nodes,
             instances,
         })

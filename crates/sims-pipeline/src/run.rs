@@ -24,7 +24,7 @@ pub use attempt::Failure;
 use book::Book;
 pub use interrupt::Interrupt;
 
-/// How a plan is run; nothing here changes what is computed, except the device's numerics.
+/// How a plan is run; nothing here changes what is computed.
 #[derive(Debug, Clone)]
 pub struct RunOptions {
     /// The folder of views: `runs/<pipeline>/…` lies in it.
@@ -33,10 +33,10 @@ pub struct RunOptions {
     pub search: ProgramSearch,
     /// The folder from which paths are shown.
     pub current: PathBuf,
-    /// The device: `auto`, `cpu` or `cuda[:N]`.
-    pub device: String,
     /// Worker threads of each stage; `None` leaves it to the stage.
     pub threads: Option<usize>,
+    /// Sequences that a stage with a model runs at once; `None` leaves it to the stage.
+    pub batch_size: Option<usize>,
     /// Stages that run at the same time.
     pub jobs: usize,
     /// The pauses before a stage that asks for it (exit code 75) is tried again.

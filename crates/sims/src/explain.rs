@@ -164,7 +164,7 @@ fn difference_in_words(difference: &Difference) -> String {
 /// Shortens digests, which nobody reads to the end.
 fn short(value: &Value) -> String {
     match value {
-        Value::String(text) if text.len() == 64 => format!("{}…", &text[..12]),
+        Value::String(text) if text.len() == 64 && text.is_ascii() => format!("{}…", &text[..12]),
         other => other.to_string(),
     }
 }

@@ -35,6 +35,9 @@ pub(crate) struct Arguments {
     /// Worker threads of each stage [default: every core, shared by the jobs]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
+    /// Sequences that a model runs at once [default: each stage chooses]
+    #[arg(long, value_name = "N")]
+    batch_size: Option<usize>,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
@@ -44,6 +47,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
     let execution = Execution {
         jobs,
         threads: arguments.threads.or(shared),
+        batch_size: arguments.batch_size,
     };
     let Workspace {
         plan,

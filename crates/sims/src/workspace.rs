@@ -37,11 +37,23 @@ pub(crate) struct PipelineOptions {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) rounds: Option<u32>,
     /// Where stages compute: auto, cpu, cuda or cuda:N
-    #[arg(long, default_value = "auto")]
+    #[arg(long, default_value = "auto", value_parser = device)]
     pub(crate) device: String,
     /// Print JSON on stdout, and nothing else there
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Reads the name of a device.
+fn device(text: &str) -> Result<String, String> {
+    let number = |text: &str| text.parse::<usize>().is_ok();
+    let known =
+        matches!(text, "auto" | "cpu" | "cuda") || text.strip_prefix("cuda:").is_some_and(number);
+    if known {
+        Ok(text.to_owned())
+    } else {
+        Err("give auto, cpu, cuda or cuda:N".to_owned())
+    }
 }
 
 /// How stages are run, without changing what they compute.
@@ -51,6 +63,8 @@ pub(crate) struct Execution {
     pub(crate) jobs: usize,
     /// Worker threads of each stage.
     pub(crate) threads: Option<usize>,
+    /// Sequences that a model runs at once.
+    pub(crate) batch_size: Option<usize>,
 }
 
 /// A planned pipeline with its store.
@@ -91,8 +105,8 @@ impl Workspace {
                 .with_context(|| format!("cannot find {}", runs.display()))?,
             search,
             current,
-            device: options.device.clone(),
             threads: execution.threads,
+            batch_size: execution.batch_size,
             jobs: execution.jobs,
             retry_delays: RETRY_DELAYS.to_vec(),
         };

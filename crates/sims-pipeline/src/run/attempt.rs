@@ -249,8 +249,8 @@ impl Attempt<'_> {
             flags.extend(["--threads".to_owned(), threads.to_string()]);
         }
         let numerics = &self.plan.program(self.action.index).description.numerics;
-        if self.options.device != "auto" && !numerics.is_empty() {
-            flags.extend(["--device".to_owned(), self.options.device.clone()]);
+        if let (Some(size), false) = (self.options.batch_size, numerics.is_empty()) {
+            flags.extend(["--batch-size".to_owned(), size.to_string()]);
         }
         flags
     }
@@ -293,7 +293,7 @@ impl Attempt<'_> {
             ),
             (None, Some(libc::SIGKILL)) => (
                 "killed (SIGKILL), most often because the machine ran out of memory".to_owned(),
-                "run again with fewer --threads or smaller batches, or free memory".to_owned(),
+                "run again with a smaller --batch-size or fewer --threads, or free memory".to_owned(),
                 false,
             ),
             (None, signal) => (

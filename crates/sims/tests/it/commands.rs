@@ -325,6 +325,7 @@ fn help_is_complete() {
           --json             Print JSON on stdout, and nothing else there
           --jobs <N>         Stages that run at the same time [default: 1]
           --threads <N>      Worker threads of each stage [default: every core, shared by the jobs]
+          --batch-size <N>   Sequences that a model runs at once [default: each stage chooses]
       -h, --help             Print help
 
     What is done is never done again: a run that was stopped goes on where it was, and a second run does

@@ -50,6 +50,20 @@ fn a_failing_stage_shows_its_last_words_and_what_to_do() {
 }
 
 #[test]
+fn a_killed_stage_is_named_with_the_likely_reason() {
+    let (toy, failure) = fails_with("killed");
+    assert_snapshot!(failure, @r"
+    round-1/rank failed: killed (SIGKILL), most often because the machine ran out of memory
+      | working hard
+      by hand: ./rank.sh --numbers runs/toy/round-1/numbers.parquet --out runs/toy/by-hand/round-1/rank
+      log: runs/toy/logs/round-1/rank.log
+      run again with a smaller --batch-size or fewer --threads, or free memory
+    ");
+    assert_eq!(toy.fsck().0, 0);
+    assert_eq!(toy.run(), (STAGES - 2, 2, 0));
+}
+
+#[test]
 fn success_without_output_is_a_failure() {
     let (toy, failure) = fails_with("silent");
     assert_snapshot!(failure, @r"
@@ -155,7 +169,7 @@ fn an_input_that_changes_under_the_stage_is_noticed() {
     assert_eq!(toy.run().2, 0);
 }
 
-/// A disk of 40 kB: the run stops with a message, the store is sound, and elsewhere it goes on.
+/// A disk of 96 kB: the run stops with a message, the store is sound, and elsewhere it goes on.
 #[test]
 fn a_full_disk_is_named_and_loses_nothing() {
     let toy = Toy::new(LOOP);
