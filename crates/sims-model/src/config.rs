@@ -15,6 +15,9 @@ use crate::{ModelError, Result};
 /// The families that one decoder serves.
 const FAMILIES: [&str; 3] = ["llama", "mistral", "qwen2"];
 
+/// The largest count that is believed: sizes beyond it overflow before they meet a tensor's shape.
+const MOST: u64 = i32::MAX as u64;
+
 /// The architecture of a decoder; fields keep their Hugging Face names.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
@@ -124,7 +127,7 @@ impl Config {
             num_key_value_heads,
             head_dim,
             max_position_embeddings: reader.count("max_position_embeddings")?,
-            rms_norm_eps: reader.number("rms_norm_eps")? as f32,
+            rms_norm_eps: reader.positive("rms_norm_eps")? as f32,
             qkv_bias: attention_bias || model_type == "qwen2",
             o_bias: attention_bias,
             mlp_bias,
@@ -261,11 +264,14 @@ impl<'a> Reader<'a> {
         };
         let count = value
             .as_u64()
-            .and_then(|count| usize::try_from(count).ok())
-            .filter(|&count| count > 0);
-        count
-            .map(Some)
-            .ok_or_else(|| self.refuse(key, format!("{value} is not a positive whole number")))
+            .filter(|&count| (1..=MOST).contains(&count))
+            .and_then(|count| usize::try_from(count).ok());
+        count.map(Some).ok_or_else(|| {
+            self.refuse(
+                key,
+                format!("{value} is not a whole number from 1 to {MOST}"),
+            )
+        })
     }
 
     fn count(&self, key: &str) -> Result<usize> {
@@ -283,8 +289,17 @@ impl<'a> Reader<'a> {
             .ok_or_else(|| self.refuse(key, format!("{value} is not a number")))
     }
 
-    fn number(&self, key: &str) -> Result<f64> {
-        self.optional_number(key)?
+    fn optional_positive(&self, key: &str) -> Result<Option<f64>> {
+        match self.optional_number(key)? {
+            Some(number) if number <= 0.0 => {
+                Err(self.refuse(key, format!("{number} is not above 0")))
+            }
+            other => Ok(other),
+        }
+    }
+
+    fn positive(&self, key: &str) -> Result<f64> {
+        self.optional_positive(key)?
             .ok_or_else(|| self.refuse(key, "is missing"))
     }
 
@@ -365,7 +380,7 @@ impl<'a> Reader<'a> {
     /// Reads the rotary embedding from whichever generation's keys are there.
     fn rope(&self) -> Result<(f64, RopeScaling)> {
         const DEFAULT_THETA: f64 = 10_000.0; // what every class of FAMILIES takes for an absent rope_theta
-        let outer_theta = self.optional_number("rope_theta")?;
+        let outer_theta = self.optional_positive("rope_theta")?;
         let level = match (self.level("rope_parameters")?, self.level("rope_scaling")?) {
             (Some(_), Some(scaling)) if !scaling.keys.is_empty() => {
                 return Err(self.refuse(
@@ -379,7 +394,7 @@ impl<'a> Reader<'a> {
                 return Ok((outer_theta.unwrap_or(DEFAULT_THETA), RopeScaling::Default));
             }
         };
-        let inner_theta = level.optional_number("rope_theta")?;
+        let inner_theta = level.optional_positive("rope_theta")?;
         if let (Some(inner), Some(outer)) = (inner_theta, outer_theta)
             && inner != outer
         {
@@ -421,27 +436,42 @@ impl<'a> Reader<'a> {
         match kind {
             "default" => Ok(RopeScaling::Default),
             "linear" => Ok(RopeScaling::Linear {
-                factor: self.number("factor")?,
+                factor: self.positive("factor")?,
             }),
-            "llama3" => Ok(RopeScaling::Llama3 {
-                factor: self.number("factor")?,
-                low_freq_factor: self.number("low_freq_factor")?,
-                high_freq_factor: self.number("high_freq_factor")?,
-                original_max_position_embeddings: match outer
-                    .optional_count("original_max_position_embeddings")?
-                {
-                    Some(positions) => positions,
-                    None => match self.optional_count("original_max_position_embeddings")? {
-                        Some(positions) => positions,
-                        None => outer.count("max_position_embeddings")?,
-                    },
-                },
-            }),
+            "llama3" => self.llama3(outer),
             other => Err(self.refuse(
                 key,
                 format!("`{other}` is not one of default, linear, llama3"),
             )),
         }
+    }
+
+    fn llama3(&self, outer: &Reader) -> Result<RopeScaling> {
+        let (low, high) = (
+            self.positive("low_freq_factor")?,
+            self.positive("high_freq_factor")?,
+        );
+        // Between the two, frequencies are interpolated over their difference.
+        if high <= low {
+            return Err(self.refuse(
+                "high_freq_factor",
+                format!("{high} is not above the low_freq_factor {low}"),
+            ));
+        }
+        let original = "original_max_position_embeddings";
+        let positions = match outer.optional_count(original)? {
+            Some(positions) => Some(positions),
+            None => self.optional_count(original)?,
+        };
+        Ok(RopeScaling::Llama3 {
+            factor: self.positive("factor")?,
+            low_freq_factor: low,
+            high_freq_factor: high,
+            original_max_position_embeddings: match positions {
+                Some(positions) => positions,
+                None => outer.count("max_position_embeddings")?,
+            },
+        })
     }
 }
 
@@ -464,6 +494,31 @@ mod tests {
         parse(|keys| drop(keys.insert(key.to_owned(), value.clone())))
             .expect_err("refused")
             .to_string()
+    }
+
+    #[test]
+    fn sizes_and_rotary_numbers_that_cannot_be_are_refused_by_key() {
+        for (key, value, why) in [
+            (
+                "hidden_size",
+                serde_json::json!(1_u64 << 40),
+                "from 1 to 2147483647",
+            ),
+            ("rope_theta", serde_json::json!(0.0), "is not above 0"),
+            ("rms_norm_eps", serde_json::json!(-1e-5), "is not above 0"),
+        ] {
+            let refusal = refusal(key, value);
+            assert!(refusal.contains(key) && refusal.contains(why), "{refusal}");
+        }
+        let scaled = |factor: f64, high: f64| {
+            refusal(
+                "rope_scaling",
+                serde_json::json!({"rope_type": "llama3", "factor": factor, "low_freq_factor": 1.0,
+                    "high_freq_factor": high, "original_max_position_embeddings": 32}),
+            )
+        };
+        assert!(scaled(0.0, 4.0).contains("factor"));
+        assert!(scaled(8.0, 1.0).contains("is not above the low_freq_factor 1"));
     }
 
     #[test]

@@ -186,6 +186,7 @@ impl LanguageModel {
         tokenizer.check_vocabulary(decoder.config().vocab_size)?;
         let generation_config =
             generation_config.unwrap_or_else(|| GenerationConfig::from(decoder.config()));
+        tokenizer.check_known(&generation_config.eos_token_ids)?;
         Ok(Self {
             directory: directory.to_owned(),
             decoder,

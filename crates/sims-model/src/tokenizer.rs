@@ -46,6 +46,26 @@ impl Tokenizer {
         Ok(())
     }
 
+    /// Checks that the tokenizer has the tokens that end a response, which one of another model may lack.
+    ///
+    /// # Errors
+    /// [`ModelError::Tokenizer`] with the first that it does not know.
+    pub fn check_known(&self, end_tokens: &[u32]) -> Result<()> {
+        match end_tokens
+            .iter()
+            .find(|&&id| self.inner.id_to_token(id).is_none())
+        {
+            None => Ok(()),
+            Some(id) => Err(ModelError::Tokenizer {
+                message: format!(
+                    "{} has no token {id}, which the model's configuration names as an end of text; \
+                     is it another model's?",
+                    self.path.display()
+                ),
+            }),
+        }
+    }
+
     /// Returns one more than the highest token id.
     pub fn vocab_size(&self) -> usize {
         self.inner

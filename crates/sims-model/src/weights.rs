@@ -159,24 +159,7 @@ impl Checkpoint {
     /// [`ModelError::MissingTensor`], [`ModelError::TensorShape`], [`ModelError::TensorDtype`], and
     /// [`ModelError::NonFiniteWeight`] for NaN or an infinity, also one that rounding to the dtype makes.
     pub fn append(&mut self, name: &str, shape: &[usize], values: &mut Vec<f32>) -> Result<()> {
-        let missing = || ModelError::MissingTensor {
-            path: self.path.clone(),
-            tensor: name.to_owned(),
-        };
-        let shard = self
-            .places
-            .get(name)
-            .map(|&index| &self.shards[index])
-            .ok_or_else(missing)?;
-        let info = shard.metadata.info(name).ok_or_else(missing)?;
-        if info.shape != shape {
-            return Err(ModelError::TensorShape {
-                path: shard.path.clone(),
-                tensor: name.to_owned(),
-                expected: shape.to_vec(),
-                found: info.shape.clone(),
-            });
-        }
+        let (shard, info) = self.find(name, shape)?;
         let start = values.len();
         let data = shard.data(info);
         match info.dtype {
@@ -211,6 +194,29 @@ impl Checkpoint {
         }
         self.taken.insert(name.to_owned());
         Ok(())
+    }
+
+    /// Returns the tensor `name` and the file that holds it, checked to have this shape.
+    fn find(&self, name: &str, shape: &[usize]) -> Result<(&Shard, &TensorInfo)> {
+        let missing = || ModelError::MissingTensor {
+            path: self.path.clone(),
+            tensor: name.to_owned(),
+        };
+        let shard = self
+            .places
+            .get(name)
+            .map(|&index| &self.shards[index])
+            .ok_or_else(missing)?;
+        let info = shard.metadata.info(name).ok_or_else(missing)?;
+        if info.shape != shape {
+            return Err(ModelError::TensorShape {
+                path: shard.path.clone(),
+                tensor: name.to_owned(),
+                expected: shape.to_vec(),
+                found: info.shape.clone(),
+            });
+        }
+        Ok((shard, info))
     }
 
     /// Checks that every tensor of the files was read.
@@ -272,7 +278,11 @@ impl Projection {
         in_features: usize,
         biased: bool,
     ) -> Result<Self> {
-        let out_features = parts.iter().map(|(_, outputs)| outputs).sum();
+        // Shapes first: memory is taken for what the file holds, whatever the config says.
+        for (name, outputs) in parts {
+            checkpoint.find(&format!("{name}.weight"), &[*outputs, in_features])?;
+        }
+        let out_features: usize = parts.iter().map(|(_, outputs)| outputs).sum();
         let mut weight = Vec::with_capacity(out_features * in_features);
         let mut bias = biased.then(Vec::new);
         for (name, outputs) in parts {

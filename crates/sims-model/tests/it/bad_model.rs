@@ -241,6 +241,12 @@ fn a_tokenizer_that_is_missing_broken_or_too_large_is_refused() {
         refusal(&copy),
         "tokenizer.json knows 152 tokens, but the model's vocab_size is 151"
     );
+    copy.write_tokenizer(20);
+    write(
+        &copy.path("generation_config.json"),
+        &json!({"eos_token_id": 20}),
+    );
+    assert!(refusal(&copy).starts_with("tokenizer: tokenizer.json has no token 20, which"));
 }
 
 #[test]
