@@ -15,6 +15,10 @@ use crate::open::{ExecutionArgs, Model, print_json};
 /// same work. One short run warms up; each measured round covers prefill and decode. `benches/generate.sh` runs it in
 /// turn with another engine.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  sims-model bench --model data/tiny --batch 64 --threads 2\n  \
+                  sims-model bench --model data/tiny --dtype bf16 --rounds 5 --json"
+)]
 pub(crate) struct Args {
     /// Hugging Face directory of the model
     #[arg(long, value_name = "DIR")]
@@ -68,7 +72,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
                 new_tokens_per_second,
                 ..
             } = round;
-            println!("{new_tokens} tokens in {seconds:.3} s: {new_tokens_per_second:.0} tokens/s");
+            print_line!(
+                "{new_tokens} tokens in {seconds:.3} s: {new_tokens_per_second:.0} tokens/s"
+            );
         }
     }
     Ok(())

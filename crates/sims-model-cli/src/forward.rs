@@ -25,6 +25,10 @@ const SHOWN: usize = 5;
 /// The file holds `logits` [tokens, vocabulary] and, for every block, `block.{i}` [tokens, hidden]: the residual stream
 /// that the next block reads, before the final norm, after the steering's edit.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  sims-model forward --model data/tiny --tokens 1,2,3 --out states.safetensors\n  \
+                  sims-model forward --model data/tiny --tokens 1,2,3 --steering accepted.safetensors --out steered.safetensors"
+)]
 pub(crate) struct Args {
     #[command(flatten)]
     model: ModelArgs,
@@ -169,7 +173,7 @@ fn print_summary(args: &Args, model: &Model, last: &[f32]) -> anyhow::Result<()>
             "vocabulary": config.vocab_size,
         }));
     }
-    println!(
+    print_line!(
         "wrote {}: logits and {} blocks",
         args.out.display(),
         config.num_hidden_layers
@@ -177,10 +181,10 @@ fn print_summary(args: &Args, model: &Model, last: &[f32]) -> anyhow::Result<()>
     let sums = log_sum_exp(last)?;
     let mut order: Vec<usize> = (0..last.len()).collect();
     order.sort_by(|&a, &b| last[b].total_cmp(&last[a]));
-    println!("most probable next tokens:");
+    print_line!("most probable next tokens:");
     for &token in order.iter().take(SHOWN) {
         let text = model.decode(&[token as u32])?;
-        println!(
+        print_line!(
             "{token:>8}  {:.4}  {text:?}",
             sums.log_probability(last[token]).exp()
         );

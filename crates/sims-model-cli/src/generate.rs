@@ -15,6 +15,10 @@ use crate::open::{Model, ModelArgs, print_json};
 ///
 /// With --prompt and a --seed, the response is the one that the sample stage draws first in round 1.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  sims-model generate --model data/tiny --prompt 'put in order : 15 9 26 with commas'\n  \
+                  sims-model generate --model data/tiny --tokens 1,2,3 --max-new-tokens 20 --temperature 0 --json"
+)]
 pub(crate) struct Args {
     #[command(flatten)]
     model: ModelArgs,
@@ -96,14 +100,14 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         if args.json {
             print_json(&response)?;
         } else {
-            println!("{}", response.text);
+            print_line!("{}", response.text);
             let Response {
                 finish_reason,
                 token_ids,
                 logprob_sum,
                 ..
             } = &response;
-            eprintln!(
+            say_line!(
                 "{} tokens, ended by {finish_reason}, log-probability {logprob_sum:.3}",
                 token_ids.len()
             );

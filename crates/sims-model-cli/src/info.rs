@@ -20,6 +20,8 @@ use crate::open::print_json;
 /// The digest covers the files that decide what the model computes; a steering names the model that it belongs to by
 /// it.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  sims-model info data/tiny\n  \
+                  sims-model info data/tiny --json")]
 pub(crate) struct Args {
     /// Hugging Face directory of the model
     #[arg(value_name = "DIR")]
@@ -65,7 +67,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         let text = value
             .as_str()
             .map_or_else(|| value.to_string(), str::to_owned);
-        println!("{:<16} {text}", name.replace('_', " "));
+        print_line!("{:<16} {text}", name.replace('_', " "));
     }
     Ok(())
 }

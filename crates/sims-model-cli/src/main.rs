@@ -3,6 +3,9 @@
 //! One module a subcommand; [`open`] has what they share: flags that name a model, a device and a steering, and how
 //! those are opened. The work itself is in the library `sims_model`.
 
+#[macro_use]
+mod output;
+
 mod bench;
 mod exit;
 mod forward;
@@ -54,7 +57,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            say_line!("error: {error:#}");
             exit::code_of(&error)
         }
     }

@@ -143,6 +143,6 @@ impl ModelArgs {
 
 /// Prints one JSON value on one line of stdout.
 pub(crate) fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
-    println!("{}", serde_json::to_string(value)?);
+    print_line!("{}", serde_json::to_string(value)?);
     Ok(())
 }

@@ -18,6 +18,10 @@ use crate::open::{Model, ModelArgs, print_json};
 /// tokens that the tokenizer itself puts before a text. Every token but the first is predicted from those before it; a
 /// steering edits every position. The perplexity is exp(total negative log-likelihood / predicted tokens).
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  sims-model perplexity --model data/tiny --prompts data/toyworld/neutral.parquet\n  \
+                  sims-model perplexity --model data/tiny --prompts data/toyworld/neutral.parquet --steering accepted.safetensors --json"
+)]
 pub(crate) struct Args {
     #[command(flatten)]
     model: ModelArgs,
@@ -80,9 +84,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     if args.json {
         return print_json(&result);
     }
-    println!(
+    print_line!(
         "perplexity {:.4} over {tokens} tokens of {} texts",
-        result.perplexity, result.texts
+        result.perplexity,
+        result.texts
     );
     Ok(())
 }

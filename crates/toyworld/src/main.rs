@@ -1,5 +1,6 @@
 //! The built-in world's command line: training of its tiny model, prompt sets, checks against the truth.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,9 +12,17 @@ use toyworld::train::{Outcome, TrainArgs};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+const EXAMPLES: &str = "\
+Examples:
+  toyworld prompts --world default --out data/toyworld
+  toyworld train --world hard --out target/hard --tokens 13e6
+  toyworld acceptance --model data/tiny
+  toyworld judge-quality --prompts data/toyworld/train.parquet \\
+    --judgments runs/quickstart/round-1/judgments.parquet --responses runs/quickstart/round-1/responses.parquet";
+
 /// The built-in miniature world
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(version, after_help = EXAMPLES)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -32,17 +41,17 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Train(args) => train(&args),
         Command::Prompts(args) => {
             for path in args.run()? {
-                println!("{}", path.display());
+                print(&path.display().to_string());
             }
             Ok(ExitCode::SUCCESS)
         }
         Command::Acceptance(args) => {
-            let reports = args.run(&mut |context| eprintln!("{context}: done"))?;
-            println!("{}", serde_json::to_string_pretty(&reports)?);
+            let reports = args.run(&mut |context| say(&format!("{context}: done")))?;
+            print(&serde_json::to_string_pretty(&reports)?);
             Ok(ExitCode::SUCCESS)
         }
         Command::JudgeQuality(args) => {
-            println!("{}", serde_json::to_string_pretty(&args.run()?)?);
+            print(&serde_json::to_string_pretty(&args.run()?)?);
             Ok(ExitCode::SUCCESS)
         }
     }
@@ -58,12 +67,22 @@ fn train(args: &TrainArgs) -> anyhow::Result<ExitCode> {
     ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))?;
     let mut command = std::env::args().skip(1).collect::<Vec<_>>();
     command.insert(0, "toyworld".to_owned());
-    let outcome = args.run(&command.join(" "), &stop, &mut |line| eprintln!("{line}"))?;
+    let outcome = args.run(&command.join(" "), &stop, &mut say)?;
     match outcome {
         Outcome::Finished => Ok(ExitCode::SUCCESS),
         Outcome::Interrupted => {
-            eprintln!("stopped; the same command goes on from the checkpoint");
+            say("stopped; the same command goes on from the checkpoint");
             Ok(ExitCode::from(130))
         }
     }
+}
+
+/// Writes a line to stdout; a reader that went away (`| head`) is no reason to fail.
+fn print(line: &str) {
+    let _nobody_listens = writeln!(std::io::stdout().lock(), "{line}");
+}
+
+/// Writes a line to stderr.
+fn say(line: &str) {
+    let _nobody_listens = writeln!(std::io::stderr().lock(), "{line}");
 }
