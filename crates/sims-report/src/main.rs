@@ -64,8 +64,18 @@ fn report(arguments: &Arguments) -> anyhow::Result<()> {
         all.push((title, figures));
     }
     if arguments.json {
-        let figures: Vec<_> = all.into_iter().flat_map(|(_, figures)| figures).collect();
-        writeln!(out, "{}", serde_json::to_string_pretty(&figures)?)?;
+        let several = all.len() > 1;
+        let mut objects = Vec::new();
+        for (title, figures) in &all {
+            for figure in figures {
+                let mut object = serde_json::to_value(figure)?;
+                if several {
+                    object["run"] = title.as_str().into();
+                }
+                objects.push(object);
+            }
+        }
+        writeln!(out, "{}", serde_json::to_string_pretty(&objects)?)?;
     } else if let (Some(metric), true) = (&arguments.metric, all.len() > 1) {
         write!(out, "{}", table::render_comparison(metric, &all))?;
     } else {
