@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,15 +27,26 @@ round:
 """
 
 
+
+
+def run_pipeline(workspace, name, text):
+    """Runs a pipeline in an empty folder, with the Python of these tests, and returns its views."""
+    (workspace / "pipelines").mkdir()
+    (workspace / "data").symlink_to(ROOT / "data")
+    pipeline = workspace / "pipelines" / f"{name}.yaml"
+    pipeline.write_text(text)
+    sims = ROOT / "target" / "release" / "sims"
+    python = Path(sys.executable).parent
+    environment = {
+        **os.environ,
+        "SIMS_STORE": str(workspace / ".sims"),
+        "PATH": f"{python}{os.pathsep}{os.environ['PATH']}",
+    }
+    subprocess.run([sims, "run", pipeline], check=True, env=environment, cwd=workspace)
+    return workspace / "runs" / name
+
+
 @pytest.fixture(scope="session")
 def run(tmp_path_factory):
     """The folder of the run's views."""
-    workspace = tmp_path_factory.mktemp("workspace")
-    (workspace / "pipelines").mkdir()
-    (workspace / "data").symlink_to(ROOT / "data")
-    pipeline = workspace / "pipelines" / "opened-by-polars.yaml"
-    pipeline.write_text(SMALL)
-    sims = ROOT / "target" / "release" / "sims"
-    environment = {**os.environ, "SIMS_STORE": str(workspace / ".sims")}
-    subprocess.run([sims, "run", pipeline], check=True, env=environment, cwd=workspace)
-    return workspace / "runs" / "opened-by-polars"
+    return run_pipeline(tmp_path_factory.mktemp("workspace"), "opened-by-polars", SMALL)

@@ -41,16 +41,30 @@ fn signal_group(child: &Child, signal: i32) {
     }
 }
 
-/// Reads the run's log until a line says that `stage` runs in round 1.
-fn wait_for(child: &mut Child, stage: &str) -> bool {
+/// Reads the run's log until a line says that `stage` runs in round 1, then waits until its process is at work.
+fn wait_for(child: &mut Child, stage: &str, workspace: &Workspace) -> bool {
     let stderr = child.stderr.take().expect("stderr is piped");
     let wanted = format!("round-1/{stage}");
-    for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-        if line.contains(&wanted) {
-            return true;
-        }
+    let mut lines = BufReader::new(stderr).lines().map_while(Result::ok);
+    if !lines.any(|line| line.contains(&wanted)) {
+        return false;
     }
-    false
+    // A stage makes its folder once it has read its command line; a short one may be through with it already.
+    let patience = std::time::Instant::now();
+    while !at_work(workspace) && patience.elapsed().as_secs() < 5 {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    true
+}
+
+/// Tells whether some stage's process has a folder of unfinished outputs.
+fn at_work(workspace: &Workspace) -> bool {
+    let entries =
+        |folder: &std::path::Path| std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries(&workspace.path().join(".sims/tmp")).any(|scratch| {
+        entries(&scratch.path().join("out"))
+            .any(|entry| entry.file_name().to_string_lossy().starts_with(".partial-"))
+    })
 }
 
 fn undisturbed() -> std::collections::BTreeMap<std::path::PathBuf, Vec<u8>> {
@@ -67,9 +81,15 @@ fn interrupted_by(signal: i32) {
         let pipeline = small_pipeline(&workspace, "rounds: 1\n");
         let pipeline = pipeline.to_str().expect("temporary paths are text");
         let mut child = start(&workspace, pipeline);
-        assert!(wait_for(&mut child, stage), "the run never came to {stage}");
+        assert!(
+            wait_for(&mut child, stage, &workspace),
+            "the run never came to {stage}"
+        );
         signal_group(&child, signal);
-        child.wait().expect("the child is ours");
+        let status = child.wait().expect("the child is ours");
+        if signal == libc::SIGINT {
+            assert_eq!(status.code(), Some(130), "interrupted in {stage}");
+        }
 
         let fsck = workspace.json(&["fsck"]);
         assert_eq!(
@@ -129,7 +149,7 @@ fn two_runs_at_once_compute_every_stage_once() {
     assert_eq!(executed, total);
 }
 
-/// A store on a file system of two megabytes: the run stops with a message, and goes on after a move.
+/// A store on a file system of 256 kB: the run stops with a message, and goes on elsewhere.
 #[test]
 fn a_full_disk_is_named_and_loses_nothing() {
     let workspace = Workspace::new();

@@ -112,3 +112,47 @@ fn polars_is_in_the_report_only() {
         );
     }
 }
+
+#[test]
+fn no_stage_reads_what_the_gold_checker_writes() {
+    let workspace = sims_testkit::Workspace::new();
+    let pipelines = sims_testkit::repository().join("pipelines");
+    for name in [
+        "quickstart.yaml",
+        "hard.yaml",
+        "ablations/one-shot-best.yaml",
+    ] {
+        let path = pipelines.join(name);
+        let path = path.to_str().expect("the repository's path is text");
+        let commands = workspace.json(&["plan", path, "--commands"]);
+        let commands: Vec<(&str, Vec<&str>)> = commands
+            .as_array()
+            .expect("an array of commands")
+            .iter()
+            .map(|command| {
+                let words: Vec<&str> = command["command"]
+                    .as_str()
+                    .unwrap_or_default()
+                    .split(' ')
+                    .collect();
+                (command["stage"].as_str().unwrap_or_default(), words)
+            })
+            .collect();
+        let folder = |words: &[&str]| {
+            let out = words.iter().position(|word| *word == "--out");
+            out.map(|place| words[place + 1].to_owned())
+                .expect("every stage has --out")
+        };
+        let (gold, others): (Vec<_>, Vec<_>) = commands
+            .iter()
+            .partition(|(_, words)| words[0].ends_with("toyworld-gold"));
+        assert!(!gold.is_empty(), "{name} measures against gold");
+        for (_, gold) in &gold {
+            let written = format!("{}/", folder(gold));
+            for (stage, words) in &others {
+                let reads = words.iter().find(|word| word.starts_with(&written));
+                assert!(reads.is_none(), "{stage} of {name} reads {reads:?}");
+            }
+        }
+    }
+}
