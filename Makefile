@@ -12,7 +12,7 @@ help:
 	@grep -E '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 24
 
 # Every pipeline behind the result tables of the README, the default first.
-PIPELINES := pipelines/quickstart.yaml $(sort $(wildcard pipelines/ablations/*.yaml))
+PIPELINES := pipelines/quickstart.yaml pipelines/hard.yaml $(sort $(wildcard pipelines/ablations/*.yaml))
 
 build: ## Build every binary into target/release
 	$(CARGO) build --release --workspace --bins
@@ -47,6 +47,7 @@ results: build ## Run every pipeline of the result tables and print their gold w
 	for pipeline in $(PIPELINES); do $(SIMS) run $$pipeline || exit 1; done
 	$(SIMS) report $(PIPELINES) --metric gold_win_rate
 	target/release/toyworld acceptance --model data/tiny
+	target/release/toyworld acceptance --model data/hard --world hard
 	target/release/toyworld judge-quality --prompts data/toyworld/train.parquet \
 	  --judgments runs/quickstart/round-1/judgments.parquet --responses runs/quickstart/round-1/responses.parquet
 
