@@ -97,6 +97,18 @@ impl<'a> Report<'a> {
         }
     }
 
+    /// Adds the cosine of the round's mean difference to what earlier rounds add at the layer.
+    ///
+    /// 1: the round finds the old direction again; 0: it finds another one.
+    pub(crate) fn add_turn(&mut self, layer: usize, difference: &[f64], before: &[f64]) {
+        let product = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+        let norms = (product(difference, difference) * product(before, before)).sqrt();
+        if norms > 0.0 {
+            let cosine = product(difference, before) / norms;
+            self.add_value(layer, "cosine-to-incumbent", Split::Train, cosine, true);
+        }
+    }
+
     pub(crate) fn rows(&self) -> &[FitReportRow] {
         &self.rows
     }

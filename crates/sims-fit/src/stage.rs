@@ -77,7 +77,7 @@ impl Stage for Fit {
             max_depth: params.max_depth as usize,
         };
         let composed = compose(incumbent, &edits, states.header(), limits).map_err(classified)?;
-        job.publish(&candidates, &fitted, composed, io)
+        job.publish(&candidates, &fitted, incumbent, composed, io)
     }
 }
 
@@ -225,6 +225,7 @@ impl<'a> Job<'a> {
         &self,
         candidates: &[LayerFigures],
         fitted: &[FittedLayer],
+        incumbent: Option<&Steering>,
         composed: Composed,
         io: &mut StageIo,
     ) -> anyhow::Result<()> {
@@ -249,6 +250,10 @@ impl<'a> Job<'a> {
                 cap_factor,
             };
             report.add_fit(&summary, &fit.edit.fitted, &fit.shuffled);
+            let before = incumbent.and_then(|incumbent| incumbent.additive_shift(layer));
+            if let (Some(before), Some(difference)) = (before, difference) {
+                report.add_turn(layer, &difference.vector, &before);
+            }
             layers.push(summary);
         }
         let best = fitted.first().context("no layer was selected")?.signal;

@@ -169,6 +169,14 @@ fn rounds_stack_up_to_the_longest_shift() {
     );
     assert!(cosine(&one, &two) > 0.999);
     assert!((norm(&two) / norm(&one) - 2.0).abs() < 1e-3);
+    let turn = |out: &str| {
+        let rows = bench.report(out).into_iter();
+        rows.filter(|row| row.metric == "cosine-to-incumbent")
+            .map(|row| row.value)
+            .collect::<Vec<f64>>()
+    };
+    assert!(turn("first").is_empty());
+    assert!(matches!(turn("second")[..], [cosine] if cosine > 0.999));
 
     let state_norm = summary(&bench.steering("second")).layers[0].state_norm;
     let limit = 1.5 * norm(&one) / state_norm;
