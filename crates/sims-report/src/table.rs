@@ -100,9 +100,11 @@ fn cell(figure: &Figure) -> String {
     }
 }
 
-/// Three decimals for shares and ratios, fewer for large figures.
+/// Three decimals for shares and ratios, fewer for large figures, the magnitude of what they would hide.
 fn number(value: f64) -> String {
-    if value.abs() < 100.0 {
+    if value != 0.0 && value.abs() < 0.0005 {
+        format!("{value:.0e}")
+    } else if value.abs() < 100.0 {
         format!("{value:.3}")
     } else {
         format!("{value:.0}")
