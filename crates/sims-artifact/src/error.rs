@@ -75,6 +75,20 @@ pub enum ArtifactError {
         /// What did not fit.
         message: String,
     },
+    /// A table of prompts is empty.
+    #[error("{path} has no rows; give a table with at least one prompt")]
+    NoPrompts {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Two rows of a table of prompts carry one id.
+    #[error("{path} holds prompt {prompt_id} more than once; keep one of its rows")]
+    RepeatedPrompt {
+        /// The file.
+        path: PathBuf,
+        /// The prompt.
+        prompt_id: String,
+    },
     /// Rows could not be turned into columns.
     #[error("cannot encode rows as `{schema}`: {message}")]
     Encode {

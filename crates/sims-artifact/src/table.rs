@@ -286,6 +286,8 @@ pub(crate) use table;
 
 #[cfg(test)]
 mod tests {
+    use arrow_array::{ArrayRef, Float64Array, StringArray, UInt32Array};
+
     use super::*;
     use crate::tables::{Message, PromptRow, ScoreRow};
 
@@ -343,5 +345,93 @@ mod tests {
                 "{error}"
             );
         }
+    }
+
+    /// Writes two rows of scores as another tool would: no schema id, columns as `change` leaves them.
+    fn foreign_scores(path: &Path, change: impl FnOnce(&mut Vec<(&'static str, ArrayRef)>)) {
+        let text = || Arc::new(StringArray::from(vec!["x", "y"])) as ArrayRef;
+        let mut columns = vec![
+            ("prompt_id", text()),
+            ("policy", text()),
+            (
+                "draw",
+                Arc::new(UInt32Array::from(vec![Some(0), None])) as ArrayRef,
+            ),
+            ("metric", text()),
+            (
+                "value",
+                Arc::new(Float64Array::from(vec![0.5, 1.5])) as ArrayRef,
+            ),
+        ];
+        change(&mut columns);
+        let nullable = columns.into_iter().map(|(name, array)| (name, array, true));
+        let batch = RecordBatch::try_from_iter_with_nullable(nullable).unwrap();
+        let mut writer =
+            ArrowWriter::try_new(File::create(path).unwrap(), batch.schema(), None).unwrap();
+        writer.write(&batch).unwrap();
+        writer.close().unwrap();
+    }
+
+    /// Puts another array into a column.
+    fn set(columns: &mut [(&'static str, ArrayRef)], name: &str, array: ArrayRef) {
+        let column = columns.iter_mut().find(|(column, _)| *column == name);
+        column.expect("scores have this column").1 = array;
+    }
+
+    #[test]
+    fn a_table_of_another_tool_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("scores.parquet");
+        foreign_scores(&path, |columns| {
+            let note = Arc::new(StringArray::from(vec!["a", "b"]));
+            columns.insert(0, ("note", note));
+        });
+        let rows: Vec<ScoreRow> = read_table(&path).unwrap();
+        assert_eq!((rows[0].draw, rows[1].draw), (Some(0), None));
+        assert_eq!(rows[1].value, 1.5);
+    }
+
+    #[test]
+    fn columns_that_do_not_fit_are_refused_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("scores.parquet");
+        let refused = |change: &dyn Fn(&mut Vec<(&'static str, ArrayRef)>)| {
+            foreign_scores(&path, change);
+            let message = read_table::<ScoreRow>(&path).unwrap_err().to_string();
+            assert!(message.contains("scores.parquet"), "{message}");
+            assert!(message.contains("`scores@1`"), "{message}");
+            message
+        };
+        let message = refused(&|columns| columns.retain(|(name, _)| *name != "metric"));
+        assert!(
+            message.contains("no column `metric`")
+                && message.ends_with("its columns are prompt_id, policy, draw, value"),
+            "{message}"
+        );
+
+        let holes: ArrayRef = Arc::new(Float64Array::from(vec![Some(0.5), None]));
+        let message = refused(&|columns| set(columns, "value", holes.clone()));
+        assert!(
+            message.contains("column `value` is null in row 1"),
+            "{message}"
+        );
+
+        let words: ArrayRef = Arc::new(StringArray::from(vec!["much", "little"]));
+        let message = refused(&|columns| set(columns, "value", words.clone()));
+        assert!(message.contains("column `value` is Utf8, not"), "{message}");
+        // A number where an id belongs.
+        let numbers: ArrayRef = Arc::new(UInt32Array::from(vec![1, 2]));
+        let message = refused(&|columns| set(columns, "prompt_id", numbers.clone()));
+        assert!(
+            message.contains("column `prompt_id` is UInt32, not"),
+            "{message}"
+        );
+        // Of a column that fits by its type, a value that does not.
+        let negative: ArrayRef = Arc::new(arrow_array::Int64Array::from(vec![0, -1]));
+        let message = refused(&|columns| set(columns, "draw", negative.clone()));
+        assert!(
+            message.contains("draw") && message.contains("out of range"),
+            "{message}"
+        );
     }
 }
