@@ -136,12 +136,16 @@ struct Draft {
     noise_limit: f64,
 }
 
-/// Selects contrast pairs.
+/// Selects contrast pairs; `progress` is called with the number of prompts done.
 ///
 /// # Errors
 /// Parameters or tables that make no sense, and [`ContrastError::Failure`] when fewer pairs are left
 /// than `min-yield` (or, for contrast sampling, `min-pairs`) asks for.
-pub fn contrast(tables: &Tables, params: &ContrastParams) -> Result<Contrast, ContrastError> {
+pub fn contrast(
+    tables: &Tables,
+    params: &ContrastParams,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Contrast, ContrastError> {
     params.check().map_err(ContrastError::Parameter)?;
     if tables.responses.is_empty() {
         return Err(ContrastError::NoResponses);
@@ -155,8 +159,9 @@ pub fn contrast(tables: &Tables, params: &ContrastParams) -> Result<Contrast, Co
 
     let mut round = RoundPairs::new(&judge, params);
     let verdicts = Verdicts::of(tables.judgments);
-    for group in &groups {
+    for (done, group) in (1..).zip(&groups) {
         round.add(group, &verdicts);
+        progress(done);
     }
     round.balance_lengths();
     round.standardise();

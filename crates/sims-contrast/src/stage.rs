@@ -1,6 +1,9 @@
 //! The stage: tables in, pairs out.
 
-use sims_artifact::tables::PairRow;
+use std::collections::HashSet;
+
+use sims_artifact::read_prompts;
+use sims_artifact::tables::{PairRow, ResponseRow};
 use sims_stage::{BadInput, Numerics, Role, Stage, StageIo};
 
 use crate::contrast::{ContrastError, Figures, Tables, contrast};
@@ -58,7 +61,8 @@ Examples:
             Some(_) => io.read("bank")?,
             None => Vec::new(),
         };
-        let (prompts, responses) = (io.read("prompts")?, io.read("responses")?);
+        let prompts = read_prompts(io.input("prompts")?)?;
+        let responses: Vec<ResponseRow> = io.read("responses")?;
         let (ranking, judgments) = (io.read("ranking")?, io.read("judgments")?);
         let tables = Tables {
             prompts: &prompts,
@@ -67,7 +71,10 @@ Examples:
             judgments: &judgments,
             bank: &bank,
         };
-        let selected = contrast(&tables, params).map_err(|error| bad_input(&error, io))?;
+        let answered: HashSet<&str> = responses.iter().map(|row| row.prompt_id.as_str()).collect();
+        let bar = io.progress("contrast", answered.len() as u64);
+        let selected = contrast(&tables, params, &mut |done| bar.set(done as u64))
+            .map_err(|error| bad_input(&error, io))?;
         warn(&selected.figures, params, io);
         count(&selected.figures, io);
         io.write("pairs", &selected.pairs)?;

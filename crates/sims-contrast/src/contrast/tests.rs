@@ -6,6 +6,10 @@ use super::*;
 use crate::MarginRule;
 use crate::fixtures::Round;
 
+fn contrast(tables: &Tables, params: &ContrastParams) -> Result<Contrast, ContrastError> {
+    super::contrast(tables, params, &mut |_| ())
+}
+
 /// Thresholds that let clean fixtures through.
 fn lenient(strategy: Strategy) -> ContrastParams {
     ContrastParams {

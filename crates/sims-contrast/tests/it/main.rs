@@ -1,5 +1,7 @@
 //! The `sims-contrast` binary on small tables.
 
+mod broken;
+
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
