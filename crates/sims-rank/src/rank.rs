@@ -83,7 +83,7 @@ pub struct Ranked {
 /// Ranks the responses to every prompt.
 ///
 /// A response without a valid comparison keeps a row: last, with the method's neutral score and
-/// zero comparisons.
+/// zero comparisons. `progress` is called with the number of prompts done.
 ///
 /// # Errors
 /// Judgments that do not fit, nothing judged at all, or (Bradley–Terry) a prompt whose responses
@@ -92,6 +92,7 @@ pub fn rank(
     responses: &[ResponseRow],
     judgments: &[JudgmentRow],
     scorer: &Scorer,
+    progress: &mut dyn FnMut(usize),
 ) -> Result<Ranked, RankError> {
     if responses.is_empty() {
         return Err(RankError::NoResponses);
@@ -116,6 +117,7 @@ pub fn rank(
         scored.push(scorer.scores(&prompt.matrix).map_err(failed)?);
         let halves = scorer.scores_by_order(&prompt.matrix, diagnostics.position_bias);
         floor.add(&halves.map_err(failed)?);
+        progress(scored.len());
     }
     diagnostics.noise_sigma = floor.sigma();
 
@@ -237,6 +239,14 @@ fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
 pub(crate) mod tests {
     use super::*;
     use crate::RankMethod;
+
+    fn rank(
+        responses: &[ResponseRow],
+        judgments: &[JudgmentRow],
+        scorer: &Scorer,
+    ) -> Result<Ranked, RankError> {
+        super::rank(responses, judgments, scorer, &mut |_| ())
+    }
 
     /// Response `index` to a prompt.
     pub(crate) fn response(prompt_id: &str, index: u32) -> ResponseRow {

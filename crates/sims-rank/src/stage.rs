@@ -1,5 +1,7 @@
 //! The stage: tables in, ranking out.
 
+use std::collections::HashSet;
+
 use sims_artifact::tables::{JudgmentRow, ResponseRow};
 use sims_stage::{BadInput, Numerics, Role, Stage, StageIo};
 
@@ -63,7 +65,9 @@ Example:
         let scorer = scorer(params)?;
         let judgments: Vec<JudgmentRow> = io.read("judgments")?;
         let responses: Vec<ResponseRow> = io.read("responses")?;
-        let ranked = rank(&responses, &judgments, &scorer).map_err(|error| {
+        let bar = io.progress("rank", prompts(&responses));
+        let mut progress = |done: usize| bar.set(done as u64);
+        let ranked = rank(&responses, &judgments, &scorer, &mut progress).map_err(|error| {
             let file = io.input("judgments").map(|path| path.display().to_string());
             BadInput::new(format!("{}: {error}", file.unwrap_or_default()))
         })?;
@@ -72,6 +76,12 @@ Example:
         io.write("best", &best_responses(&responses, &ranked.rows))?;
         io.write("ranking", &ranked.rows)
     }
+}
+
+/// Returns how many prompts the responses answer.
+fn prompts(responses: &[ResponseRow]) -> u64 {
+    let ids: HashSet<&str> = responses.iter().map(|row| row.prompt_id.as_str()).collect();
+    ids.len() as u64
 }
 
 fn scorer(params: &RankParams) -> Result<Scorer, BadInput> {

@@ -1,5 +1,7 @@
 //! The `sims-rank` binary on small tables.
 
+mod broken;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
