@@ -3,8 +3,8 @@
 use std::ops::ControlFlow;
 
 use anyhow::Context;
-use sims_artifact::ModelManifest;
-use sims_artifact::tables::{JudgmentRow, MetricRow, PromptRow};
+use sims_artifact::tables::{JudgmentRow, MetricRow};
+use sims_artifact::{ModelManifest, read_prompts};
 use sims_model::language_model::set_threads;
 use sims_model::{DeviceChoice, LanguageModel, LoadOptions, numerics_class};
 use sims_stage::{BadInput, Interrupted, Numerics, Role, Stage, StageIo};
@@ -98,7 +98,7 @@ impl Stage for Judge {
 
     fn run(params: &JudgeParams, io: &mut StageIo) -> anyhow::Result<()> {
         check(params)?;
-        let prompts = prompts_by_id(io.read::<PromptRow>("prompts")?);
+        let prompts = prompts_by_id(read_prompts(io.input("prompts")?)?);
         let groups = responses_by_prompt(io.read("responses")?, &prompts)?;
         let pairs = pairs(params, &groups, &prompts)?;
         let controls = controls::plan(
