@@ -68,6 +68,15 @@ pub enum ExtractError {
         /// How many pairs there are.
         pairs: usize,
     },
+    /// Every pair holds one response twice.
+    #[error(
+        "the chosen and rejected responses of all {pairs} pairs are identical, so their states carry no contrast; \
+         sample at a higher temperature and let `contrast` drop duplicates"
+    )]
+    Identical {
+        /// How many pairs there are.
+        pairs: usize,
+    },
     /// A layer whose output cannot be steered.
     #[error(
         "layer {layer} cannot be extracted: steerable layers of this model are 0 to {last}, since the output of \

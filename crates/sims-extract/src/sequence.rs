@@ -77,6 +77,11 @@ impl PlannedPair {
     pub fn rows(&self) -> usize {
         self.chosen.positions.len()
     }
+
+    /// Returns whether both sequences are the same, and with them every state.
+    pub fn is_identical(&self) -> bool {
+        self.chosen.tokens == self.rejected.tokens
+    }
 }
 
 /// Plans the sequences of pairs; encodes each prompt once.
@@ -121,8 +126,8 @@ impl<'a> Planner<'a> {
     /// Plans every pair, in order; pairs without a comparable position have no rows.
     ///
     /// # Errors
-    /// [`ExtractError::NoPairs`]; [`ExtractError::NoRows`] if no pair has a row; and for the first pair at fault
-    /// an unknown prompt, an empty response, an unknown token id, or a sequence beyond the model's context.
+    /// [`ExtractError::NoPairs`]; [`ExtractError::NoRows`] if no pair has a row, [`ExtractError::Identical`] if no
+    /// pair has two different responses; and for the first pair at fault an unknown prompt, an empty response, an unknown token id, or a sequence beyond the model's context.
     pub fn plan(&self, pairs: &[PairRow]) -> Result<Vec<PlannedPair>, ExtractError> {
         if pairs.is_empty() {
             return Err(ExtractError::NoPairs);
@@ -137,6 +142,9 @@ impl<'a> Planner<'a> {
         }
         if planned.iter().all(|pair| pair.rows() == 0) {
             return Err(ExtractError::NoRows { pairs: pairs.len() });
+        }
+        if planned.iter().all(PlannedPair::is_identical) {
+            return Err(ExtractError::Identical { pairs: pairs.len() });
         }
         Ok(planned)
     }

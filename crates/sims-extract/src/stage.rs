@@ -6,7 +6,7 @@ use crate::states::{RunError, StatesFile, index, write_states};
 use anyhow::Context;
 use serde_json::json;
 use sims_artifact::tensors::StoredDtype;
-use sims_artifact::{Digest, ModelManifest};
+use sims_artifact::{Digest, ModelManifest, read_prompts};
 use sims_model::language_model::set_threads;
 use sims_model::score::ScoreLimits;
 use sims_model::{DeviceChoice, Hook, LanguageModel, LoadOptions, ModelError, numerics_class};
@@ -101,7 +101,7 @@ impl Stage for Extract {
             );
         }
         let pairs = io.read("pairs")?;
-        let prompts = io.read("prompts")?;
+        let prompts = read_prompts(io.input("prompts")?)?;
         let model = load_model(io, params.dtype)?;
         let manifest = ModelManifest::of_dir(io.input("model")?)?.digest;
         let layers = params
@@ -220,6 +220,14 @@ fn report(planned: &[PlannedPair], io: &mut StageIo) {
     let without_rows = planned.iter().filter(|pair| pair.rows() == 0).count();
     io.count("pairs", planned.len() as f64);
     io.count("pairs_without_rows", without_rows as f64);
+    let identical = planned.iter().filter(|pair| pair.is_identical()).count();
+    io.count("identical_pairs", identical as f64);
+    if identical > 0 {
+        io.warn(format!(
+            "{identical} of {} pairs have two identical responses, whose states carry no contrast",
+            planned.len()
+        ));
+    }
     if without_rows > 0 {
         io.warn(format!(
             "{without_rows} of {} pairs have no position to read: one response is a prefix of the other",
