@@ -54,7 +54,10 @@ pub enum FitStageError {
         fit: String,
     },
     /// The incumbent belongs to another model than the states.
-    #[error("the incumbent was fitted to model {incumbent}, the states come from model {states}")]
+    #[error(
+        "the incumbent was fitted to model {incumbent}, the states come from model {states}: extract the states \
+         from that model, or give no incumbent"
+    )]
     OtherModel {
         /// Digest of the incumbent's model.
         incumbent: Digest,
@@ -75,12 +78,12 @@ pub enum FitStageError {
     #[error(transparent)]
     Split(FitError),
     /// The fit of a layer failed.
-    #[error("layer {layer}: {source}")]
+    #[error("layer {layer}: {error}{}", way_out(error))]
     Layer {
         /// The layer.
         layer: usize,
-        /// The cause.
-        source: FitError,
+        /// What failed; part of the message, so no further cause.
+        error: FitError,
     },
     /// The incumbent cannot be read or built upon.
     #[error(transparent)]
@@ -90,9 +93,19 @@ pub enum FitStageError {
     Artifact(#[from] ArtifactError),
 }
 
+/// Says what to do about a layer that cannot be fitted, where its states are at fault.
+fn way_out(error: &FitError) -> &'static str {
+    match error {
+        FitError::IdenticalClasses { .. } => {
+            "; look at the pairs, or fit other layers by naming them in `layers`"
+        }
+        _ => "",
+    }
+}
+
 impl FitStageError {
     /// Returns a function that names the layer of an error.
     pub(crate) fn at(layer: usize) -> impl Fn(FitError) -> Self {
-        move |source| Self::Layer { layer, source }
+        move |error| Self::Layer { layer, error }
     }
 }

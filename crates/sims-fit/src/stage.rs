@@ -349,7 +349,7 @@ fn open_incumbent(params: &FitParams, io: &StageIo) -> anyhow::Result<Option<(St
 fn classified(error: FitStageError) -> anyhow::Error {
     match error {
         FitStageError::Layer {
-            source: FitError::Diverged { .. } | FitError::Operator(_),
+            error: FitError::Diverged { .. } | FitError::Operator(_),
             ..
         } => error.into(),
         FitStageError::Artifact(error) => error.into(),

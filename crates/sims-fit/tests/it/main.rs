@@ -1,5 +1,6 @@
 //! The fit stage as a program, on planted states.
 
+mod broken;
 mod planted;
 
 use planted::{Bench, HIDDEN, LAYERS, Planted};

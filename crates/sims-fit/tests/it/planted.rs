@@ -59,6 +59,16 @@ impl Bench {
         bench
     }
 
+    /// Makes every component of both classes' states at a layer `value`.
+    pub(crate) fn level(&mut self, layer: usize, value: f32) {
+        for class in ["positive", "negative"] {
+            if let Some(tensor) = self.tensors.get_mut(&format!("layer.{layer}.{class}")) {
+                tensor.values.fill(value);
+            }
+        }
+        self.read_from_base();
+    }
+
     /// Says that the states were read from the base model.
     pub(crate) fn read_from_base(&self) {
         self.write_states(Value::Null);
