@@ -4,19 +4,19 @@ use std::ops::ControlFlow;
 
 use anyhow::Context;
 use sims_artifact::Digest;
-use sims_judge::{Comparison, SelfJudge};
+use sims_judge::{BothOrders, Comparison, JudgeError, SelfJudge};
 use sims_model::generate::{BatchLimits, Progress};
 use sims_model::score::TokenCount;
 use sims_model::{Hook, LanguageModel, ModelError};
 use sims_sample::{Draws, EncodedPrompt};
-use sims_stage::{Interrupted, StageIo};
+use sims_stage::{BadInput, Interrupted, StageIo};
 use sims_stats::Bootstrap;
 use sims_steering::Steering;
 
 use crate::SteerEvalParams;
 use crate::answers::Answers;
 use crate::neutral::{NeutralDrift, NeutralText};
-use crate::win_rate::Wins;
+use crate::win_rate::{JudgedTexts, Wins};
 
 /// Sampling met logits that are no numbers: the edit drove the model out of its range.
 #[derive(Debug, thiserror::Error)]
@@ -158,6 +158,9 @@ impl Evaluation<'_> {
             Ok(rows) => rows,
             Err(_) if io.interrupted() => return Err(Interrupted.into()),
             Err(ModelError::Sampling { .. }) if hook.is_some() => return Err(NotFinite.into()),
+            Err(error @ ModelError::Setting { .. }) => {
+                return Err(BadInput::new(error.to_string()).into());
+            }
             Err(error) => {
                 return Err(error)
                     .with_context(|| format!("drawing the answers of {policy} failed"));
@@ -215,11 +218,28 @@ impl Evaluation<'_> {
         let judged = match self.judge.compare(&comparisons, &limits, &mut report) {
             Ok(judged) => judged,
             Err(_) if io.interrupted() => return Err(Interrupted.into()),
+            Err(error @ JudgeError::RequestTooLong { .. }) => {
+                return Err(BadInput::new(format!(
+                    "{error}; leave the prompt out, or use a shorter template"
+                ))
+                .into());
+            }
             Err(error) => return Err(error).context("judging failed"),
         };
         self.cost.judge.add(judged.tokens);
+        let judged: Vec<JudgedTexts> = comparisons
+            .chunks_exact(2)
+            .zip(judged.preferences.chunks_exact(2))
+            .map(|(shown, orders)| JudgedTexts {
+                orders: BothOrders {
+                    ab: orders[0],
+                    ba: orders[1],
+                },
+                equal: shown[0].first == shown[0].second,
+            })
+            .collect();
         Ok(Wins::of(
-            &judged.preferences,
+            &judged,
             draws,
             self.params.tau,
             self.params.min_coverage,

@@ -67,7 +67,7 @@ impl Noise {
     /// Reads the noise from two halves of the base's own draws.
     ///
     /// # Errors
-    /// If there are no prompts, or half of the draws are all empty.
+    /// If there are no prompts.
     pub fn of(
         first: &TextFigures,
         second: &TextFigures,
@@ -85,7 +85,7 @@ impl Noise {
             distinct_2: first
                 .distinct_ratio(second, 2, &bootstrap)?
                 .map_or(0.0, reach),
-            length: reach(bootstrap.ratio_of_means(&first.length, &second.length)?),
+            length: reach(first.length_ratio(second, &bootstrap)?),
             truncation: difference(&first.truncated, &second.truncated)?,
         })
     }
@@ -114,7 +114,7 @@ impl TextChange {
     /// Compares a policy with the base.
     ///
     /// # Errors
-    /// If there are no prompts, or the base's responses are all empty.
+    /// If there are no prompts.
     pub fn of(
         policy: &TextFigures,
         base: &TextFigures,
@@ -126,7 +126,7 @@ impl TextChange {
             repetition: bootstrap.mean(&policy.repetition)?.estimate,
             base_repetition: bootstrap.mean(&base.repetition)?.estimate,
             distinct_2: policy.distinct_ratio(base, 2, bootstrap)?,
-            length: bootstrap.ratio_of_means(&policy.length, &base.length)?,
+            length: policy.length_ratio(base, bootstrap)?,
             truncation: bootstrap.mean_difference(&policy.truncated, &base.truncated)?,
         })
     }

@@ -34,6 +34,12 @@ impl NeutralText {
         rows: &[PromptRow],
         context: usize,
     ) -> anyhow::Result<Vec<Self>> {
+        if rows.is_empty() {
+            return Err(BadInput::new(
+                "the neutral table has no rows; give plain texts, or no table at all",
+            )
+            .into());
+        }
         let longest = model.decoder().config().max_position_embeddings;
         let mut texts = Vec::with_capacity(rows.len());
         for row in rows {

@@ -83,14 +83,10 @@ impl Metrics {
         self.interval("self_judge_win_rate_hard", hard, n, baseline);
         let p_value = wins.p_value(&self.bootstrap)?;
         self.push("win_rate_p_value", p_value, None, n, SIGN_FLIP, baseline);
-        self.push(
-            "judge_flip_rate",
-            wins.judge.flip_rate(),
-            None,
-            n,
-            PLAIN,
-            baseline,
-        );
+        if let Some(flip_rate) = wins.flip_rate() {
+            let n = wins.distinct_prompts;
+            self.push("judge_flip_rate", flip_rate, None, n, PLAIN, baseline);
+        }
         self.push(
             "judge_position_bias",
             wins.judge.position_bias(),
@@ -146,12 +142,8 @@ impl Metrics {
             self.interval(&format!("base_{name}"), base_mean, n, "");
             self.interval(&format!("{name}_difference"), difference, n, "base");
         }
-        if base.length.iter().sum::<f64>() > 0.0 {
-            let ratio = self
-                .bootstrap
-                .ratio_of_means(&policy.length, &base.length)?;
-            self.interval("length_ratio", ratio, n, "base");
-        }
+        let ratio = policy.length_ratio(base, &self.bootstrap)?;
+        self.interval("length_ratio", ratio, n, "base");
         for gram in [1, 2] {
             if let Some(ratio) = policy.distinct_ratio(base, gram, &self.bootstrap)? {
                 self.plain(

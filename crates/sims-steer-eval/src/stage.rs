@@ -13,7 +13,7 @@ use sims_stage::{BadInput, Numerics, Role, Stage, StageIo};
 use sims_stats::split::held_out_by_group;
 use sims_steering::Steering;
 
-use crate::answers::{Answers, at, base_answers};
+use crate::answers::{Answers, at, base_answers, content};
 use crate::back_off::{Outcome, search};
 use crate::evaluation::{Cost, Evaluation, Policy, Side};
 use crate::neutral::NeutralText;
@@ -35,7 +35,7 @@ impl Stage for SteerEval {
     const EXAMPLES: &'static str = "Examples:
   sims-steer-eval --prompts validation.parquet --model data/tiny --steering steering.safetensors --out evaluated
   sims-steer-eval --prompts eval.parquet --model data/tiny --steering accepted.safetensors --gate none --out test";
-    const BEHAVIOUR: u32 = 2;
+    const BEHAVIOUR: u32 = 3;
     const NUMERICS: Numerics = Numerics::Model(numerics_class);
     type Params = SteerEvalParams;
 
@@ -223,6 +223,7 @@ fn measure(
     name: &dyn Fn(&Steering) -> anyhow::Result<String>,
 ) -> anyhow::Result<Finished> {
     let all: Vec<usize> = (0..evaluation.prompts.len()).collect();
+    check_base(&base, &all)?;
     let policy = Policy {
         name: name(candidate)?,
         steering: candidate.clone(),
@@ -262,6 +263,9 @@ fn try_strengths(
     name: &dyn Fn(&Steering) -> anyhow::Result<String>,
 ) -> anyhow::Result<Finished> {
     let parts = split(evaluation)?;
+    for part in &parts {
+        check_base(&base, part)?;
+    }
     let confirmation = parts[1].clone();
     let few = parts.iter().any(|part| part.len() < FEW_PROMPTS);
     let unguarded = evaluation.neutral.is_empty();
@@ -364,6 +368,19 @@ fn split(evaluation: &Evaluation<'_>) -> anyhow::Result<[Vec<usize>; 2]> {
         .into());
     }
     Ok(parts)
+}
+
+/// Refuses a base that says nothing: no length, no repetition and no preference could be held against it.
+fn check_base(base: &Answers, indices: &[usize]) -> Result<(), BadInput> {
+    let mut answers = indices.iter().flat_map(|&index| &base[index]);
+    if answers.any(|answer| !content(answer).is_empty()) {
+        return Ok(());
+    }
+    Err(BadInput::new(format!(
+        "the base model's answers to {} prompts are all empty, so there is nothing to compare with; \
+         look at `max-new-tokens`, the chat template and the end tokens, or at the table given as base-responses",
+        indices.len()
+    )))
 }
 
 /// Gathers the figures of what is accepted; `earlier` are draws of the same policy on other prompts.

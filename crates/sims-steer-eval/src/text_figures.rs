@@ -64,6 +64,30 @@ impl TextFigures {
         }
     }
 
+    /// Estimates the mean length divided by that of `base`, paired by prompt.
+    ///
+    /// A resample in which `base` says nothing counts as no change, as it does for distinct n-grams.
+    ///
+    /// # Errors
+    /// If there are no prompts.
+    pub fn length_ratio(&self, base: &Self, bootstrap: &Bootstrap) -> Result<Interval, StatsError> {
+        let mut lengths: Vec<(f64, f64)> = self
+            .length
+            .iter()
+            .copied()
+            .zip(base.length.iter().copied())
+            .collect();
+        // The draws are tied to the index, so the order of prompts must not matter.
+        lengths.sort_by(|l, r| l.0.total_cmp(&r.0).then(l.1.total_cmp(&r.1)));
+        bootstrap.statistic(lengths.len(), |prompts| {
+            let (own, other) = prompts.iter().fold((0.0, 0.0), |(own, other), &prompt| {
+                let pair = lengths[prompt as usize];
+                (own + pair.0, other + pair.1)
+            });
+            if other == 0.0 { 1.0 } else { own / other }
+        })
+    }
+
     /// Returns the share of distinct n-grams over all responses; none when there is no n-gram.
     pub fn distinct(&self, n: usize) -> Option<f64> {
         let all: Vec<u32> = (0..self.contents.len() as u32).collect();
