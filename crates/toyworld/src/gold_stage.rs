@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use sims_artifact::tables::{MetricRow, PromptRow, ResponseRow, ScoreRow};
+use sims_artifact::read_prompts;
+use sims_artifact::tables::{MetricRow, ResponseRow, ScoreRow};
 use sims_stage::{BadInput, Numerics, Role, Stage, StageIo};
 use sims_stats::{Bootstrap, Interval};
 
@@ -92,23 +93,17 @@ impl Stage for GoldStage {
             WorldName::Default => World::default_world(),
             WorldName::Hard => World::hard(),
         };
-        let prompts: Vec<PromptRow> = io.read("prompts")?;
+        let prompts = read_prompts(io.input("prompts")?)?;
         let tasks = Tasks::read(world, &prompts).map_err(|e| BadInput::new(e.to_string()))?;
         let mut responses: Vec<ResponseRow> = Vec::new();
         for path in io.inputs("responses") {
             responses.extend(sims_artifact::read_table(path)?);
         }
-        let scored = tasks
-            .score_all(&responses)
-            .map_err(|e| BadInput::new(e.to_string()))?;
+        let scored = score("score", &tasks, responses, io)?;
         let given = match io.optional_input("base-responses") {
             Some(path) => {
-                let rows: Vec<ResponseRow> = sims_artifact::read_table(path)?;
-                Some(
-                    tasks
-                        .score_all(&rows)
-                        .map_err(|e| BadInput::new(e.to_string()))?,
-                )
+                let rows = sims_artifact::read_table(path)?;
+                Some(score("score what is compared with", &tasks, rows, io)?)
             }
             None => None,
         };
@@ -163,6 +158,30 @@ impl Stage for GoldStage {
         io.write("metrics", &tables.metrics)?;
         io.write("scores", &tables.scores)
     }
+}
+
+/// Scores responses prompt by prompt; grouped by policy.
+fn score(
+    label: &str,
+    tasks: &Tasks,
+    mut responses: Vec<ResponseRow>,
+    io: &StageIo,
+) -> anyhow::Result<BTreeMap<String, Scored>> {
+    responses.sort_by(|l, r| l.prompt_id.cmp(&r.prompt_id));
+    let by_prompt = || responses.chunk_by(|l, r| l.prompt_id == r.prompt_id);
+    let bar = io.progress(label, by_prompt().count() as u64);
+    let mut all: BTreeMap<String, Scored> = BTreeMap::new();
+    for answers in by_prompt() {
+        io.check_interrupted()?;
+        let scored = tasks
+            .score_all(answers)
+            .map_err(|e| BadInput::new(e.to_string()))?;
+        for (policy, scored) in scored {
+            all.entry(policy).or_default().extend(scored);
+        }
+        bar.inc(1);
+    }
+    Ok(all)
 }
 
 /// Finds the policy to compare with.
@@ -298,6 +317,8 @@ impl Tables {
 
 #[cfg(test)]
 mod tests {
+    use sims_artifact::tables::PromptRow;
+
     use super::*;
 
     fn scored(policy: &str, texts: &[&str]) -> (String, Scored) {
