@@ -28,7 +28,10 @@ pub enum ReportError {
         /// The cause.
         source: std::io::Error,
     },
-    /// A query failed, most likely over a damaged file; `sims fsck` says which.
-    #[error("cannot query the run's metrics (`sims fsck` finds damaged files)")]
+    /// A metrics table is damaged or something else.
+    #[error("cannot read the run's metrics (`sims fsck` finds damaged files)")]
+    Table(#[from] sims_artifact::ArtifactError),
+    /// A query failed.
+    #[error("cannot query the run's metrics")]
     Query(#[from] polars::error::PolarsError),
 }

@@ -2,6 +2,8 @@
 
 use polars::prelude::*;
 use serde::Serialize;
+use sims_artifact::read_table;
+use sims_artifact::tables::MetricRow;
 
 use crate::ReportError;
 use crate::run_folder::MetricsFile;
@@ -36,6 +38,8 @@ pub struct Figure {
 pub fn query(files: &[MetricsFile], filter: Option<&str>) -> Result<DataFrame, ReportError> {
     let mut frames = Vec::with_capacity(files.len());
     for file in files {
+        // Polars reads later and all at once: what is wrong with a file is said here, by its name.
+        read_table::<MetricRow>(&file.path)?;
         let path = PlRefPath::try_from_path(&file.path)?;
         let frame = LazyFrame::scan_parquet(path, ScanArgsParquet::default())?.with_columns([
             lit(file.round).alias("round"),
