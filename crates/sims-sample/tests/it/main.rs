@@ -1,5 +1,7 @@
 //! The sample stage as a program, on a model with random weights.
 
+mod broken;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Output;
