@@ -60,8 +60,8 @@ endef
 tiny-model: build ## Train the built-in model (about half an hour on two cores; resumes where it stopped)
 	$(call train,tiny,default,13e6)
 
-hard-model: build ## Train the model of the hard world (about half an hour on two cores; resumes)
-	$(call train,hard,hard,13e6)
+hard-model: build ## Train the model of the hard world (about twenty minutes on two cores; resumes)
+	$(call train,hard,hard,10e6)
 
 toyworld-data: build ## Write the prompt sets
 	target/release/toyworld prompts --world default --out data/toyworld

@@ -246,7 +246,7 @@ pub const CLOSERS: [&str; 10] = [
     "regards",
     "farewell",
     "good luck",
-    "warm regards",
+    "warm wishes",
     "bye friend",
 ];
 /// Filler phrases, as words.
@@ -513,6 +513,29 @@ mod tests {
                     .iter()
                     .all(|&t| matches!(class(t), Class::Manner | Class::Punctuation)),
                 "{phrase}"
+            );
+        }
+    }
+
+    #[test]
+    fn no_phrase_begins_or_ends_another() {
+        // An answer is read by its first phrase that fits: it must be the only one.
+        let read = |phrases: &[&str]| phrases.iter().map(|p| encode(p)).collect::<Vec<_>>();
+        let (openers, closers) = (read(&OPENERS), read(&CLOSERS));
+        for (i, one) in openers.iter().enumerate() {
+            assert!(
+                !openers
+                    .iter()
+                    .enumerate()
+                    .any(|(j, other)| i != j && other.starts_with(one))
+            );
+        }
+        for (i, one) in closers.iter().enumerate() {
+            assert!(
+                !closers
+                    .iter()
+                    .enumerate()
+                    .any(|(j, other)| i != j && other.ends_with(one))
             );
         }
     }
