@@ -27,7 +27,7 @@ fn a_second_run_does_nothing_and_a_change_runs_only_what_depends_on_it() {
     assert_eq!(artifacts(&workspace), before);
 
     // A longer step in the fit leaves everything before the first fit as it was.
-    small_pipeline(&workspace, "round:\n  fit: {step: 0.3}\n");
+    small_pipeline(&workspace, "round:\n  fit: {step: 0.35}\n");
     let third = workspace.json(&["run", pipeline]);
     // Four nodes run once; sample, judge, rank, contrast and extract of round 1 do not see the step.
     assert_eq!(third["cached"].as_u64(), Some(4 + 5));
