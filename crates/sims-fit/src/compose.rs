@@ -20,7 +20,7 @@ pub struct LayerEdit {
 /// Limits on what accumulates at a layer; 0 is no limit.
 ///
 /// Vectors collapse to their sum, so their length is what grows; rotations do not, so their number is
-/// (method, section 2, composition: depth at most the number of rounds).
+/// (at most as many as there are rounds).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Limits {
     /// Longest sum of the vectors, in units of the layer's state norm.

@@ -50,7 +50,7 @@ fn addition(vector: Vec<f32>) -> Result<FittedEdit, FitError> {
     })
 }
 
-/// Draws the control's vector, as long as the one of mean-difference (method, section 2.9); `[hidden]`.
+/// Draws the control's vector, as long as the one of mean-difference; `[hidden]`.
 ///
 /// Every layer and round has its own.
 fn random(figures: &LayerFigures, params: &FitParams) -> Vec<f32> {

@@ -43,7 +43,7 @@ pub struct Limits {
 /// Allowance of the repetition gate beside its factor, for bases that hardly repeat.
 const REPETITION_ALLOWANCE: f64 = 0.01;
 
-/// How far the norm ratio may be from 1 where every edit keeps norms (method, section 7.3, G7).
+/// How far the norm ratio may be from 1 where every edit keeps norms.
 ///
 /// Rounding to f32 is four orders of magnitude below; what is beyond it is a wrong edit.
 const NORM_TOLERANCE: f64 = 1e-3;

@@ -87,7 +87,7 @@ impl Wins {
     /// Returns the two-sided p-value of "neither side is better", by flipping signs of prompts.
     ///
     /// Of the soft rate: each prompt's mean win probability less a half, several draws of one prompt
-    /// keeping together (method, section 7.1). `bootstrap` gives the number of patterns and the seed.
+    /// keeping together. `bootstrap` gives the number of patterns and the seed.
     ///
     /// # Errors
     /// If no comparison is valid.

@@ -1,7 +1,7 @@
 //! The control for a fitted direction: a random one of the same length.
 //!
 //! What such a steering changes is what any push of that length does to the model; a fit has to do
-//! better (method, section 2.9).
+//! better.
 
 use crate::random::{NormalDraw, stream};
 
