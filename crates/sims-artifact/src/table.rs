@@ -303,6 +303,9 @@ mod tests {
             .collect()
     }
 
+    /// Columns by name, in order.
+    type Columns = Vec<(&'static str, ArrayRef)>;
+
     #[test]
     fn rows_survive_a_round_trip_and_bytes_repeat() {
         let folder = tempfile::tempdir().unwrap();
@@ -395,7 +398,7 @@ mod tests {
     fn columns_that_do_not_fit_are_refused_by_name() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("scores.parquet");
-        let refused = |change: &dyn Fn(&mut Vec<(&'static str, ArrayRef)>)| {
+        let refused = |change: &dyn Fn(&mut Columns)| {
             foreign_scores(&path, change);
             let message = read_table::<ScoreRow>(&path).unwrap_err().to_string();
             assert!(message.contains("scores.parquet"), "{message}");

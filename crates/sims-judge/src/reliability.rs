@@ -226,12 +226,12 @@ mod tests {
         mut judge: impl FnMut(usize, usize) -> f64,
     ) -> Vec<JudgedPair<'a>> {
         let mut pairs = Vec::new();
-        for i in 0..count {
-            for j in i + 1..count {
+        for (i, a) in NAMES.into_iter().enumerate().take(count) {
+            for (j, b) in NAMES.into_iter().enumerate().take(count).skip(i + 1) {
                 pairs.push(JudgedPair {
                     prompt_id,
-                    a: NAMES[i],
-                    b: NAMES[j],
+                    a,
+                    b,
                     equal_texts: false,
                     orders: orders(judge(i, j), judge(j, i)),
                 });
