@@ -197,7 +197,7 @@ fn load_model(io: &StageIo, dtype: WeightType) -> anyhow::Result<LanguageModel> 
     set_threads(io.threads()).map_err(bad_input)?;
     let device: DeviceChoice = io.device().parse().map_err(bad_input)?;
     let options = LoadOptions {
-        device: device.open().map_err(bad_input)?,
+        devices: device.open().map_err(bad_input)?,
         dtype: dtype.to_string().parse().map_err(bad_input)?,
     };
     Ok(LanguageModel::load(io.input("model")?, &options).map_err(bad_input)?)

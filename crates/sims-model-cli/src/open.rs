@@ -26,7 +26,7 @@ pub(crate) struct ModelArgs {
 /// How a model runs; the device and the threads change no result of an f32 run on a CPU.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ExecutionArgs {
-    /// auto, cpu, cuda or cuda:N
+    /// auto, cpu, cuda, cuda:N, or cuda:N,M to spread the layers over several
     #[arg(long, default_value = "auto")]
     device: String,
     /// Type that the weights are held in: f32 or bf16
@@ -41,13 +41,13 @@ impl ExecutionArgs {
     /// Opens the model in `directory`.
     pub(crate) fn open(&self, directory: &Path) -> anyhow::Result<Model> {
         set_threads(self.threads)?;
-        let device = self.device.parse::<DeviceChoice>()?.open()?;
+        let devices = self.device.parse::<DeviceChoice>()?.open()?;
         let has_tokenizer = directory.join("tokenizer.json").exists();
         let tokenizer = has_tokenizer
             .then(|| Tokenizer::open(directory))
             .transpose()?;
         let chat_template = ChatTemplate::open(directory)?;
-        let decoder = Decoder::load(directory, &device, self.dtype, Kernels::Fastest)?;
+        let decoder = Decoder::load(directory, &devices, self.dtype, Kernels::Fastest)?;
         if let Some(tokenizer) = &tokenizer {
             tokenizer.check_vocabulary(decoder.config().vocab_size)?;
         }

@@ -46,7 +46,7 @@ fn measure(
     prompt: usize,
     new: usize,
 ) -> Result<()> {
-    let decoder = Decoder::load(directory, &Device::Cpu, dtype, kernels)?;
+    let decoder = Decoder::load(directory, &[Device::Cpu], dtype, kernels)?;
     let vocab = decoder.config().vocab_size;
     let (mut prefill_secs, mut decode_secs) = (f64::MAX, f64::MAX);
     for _ in 0..5 {

@@ -5,6 +5,7 @@
 
 mod fast;
 mod plain;
+mod routing;
 
 use std::fmt;
 use std::path::Path;
@@ -13,7 +14,7 @@ use std::str::FromStr;
 use candle_core::{DType, Device, Tensor};
 
 use crate::ops::InstructionSet;
-use crate::weights::{BlockTensors, Checkpoint, OuterTensors};
+use crate::weights::Checkpoint;
 use crate::{Batch, Config, Hook, KvCache, ModelError, Result, Segment};
 
 /// The type that weights are held in.
@@ -63,7 +64,7 @@ pub enum Kernels {
     Candle,
 }
 
-/// A pre-norm decoder of the Llama family with its weights; immutable, so it can be shared by threads.
+/// A decoder with its weights; immutable, so it can be shared by threads.
 pub struct Decoder {
     config: Config,
     device: Device,
@@ -80,35 +81,44 @@ enum Network {
 impl Decoder {
     /// Reads `config.json` and the weights in `directory`.
     ///
+    /// With several devices each holds a run of blocks, and the residual stream goes from one to the next.
+    ///
     /// # Errors
     /// A [`ModelError`] with the file and the key or tensor at fault, or [`ModelError::Setting`] for kernels
-    /// that the device does not run.
-    pub fn load(directory: &Path, device: &Device, dtype: Dtype, kernels: Kernels) -> Result<Self> {
+    /// that the device does not run, no device, or more of them than blocks.
+    pub fn load(
+        directory: &Path,
+        devices: &[Device],
+        dtype: Dtype,
+        kernels: Kernels,
+    ) -> Result<Self> {
         let config = Config::open(directory)?;
-        let mut checkpoint = Checkpoint::open(directory, dtype)?;
-        let set = match (kernels, device) {
-            (Kernels::Fastest, Device::Cpu) => Some(InstructionSet::detect()),
-            (Kernels::Cpu(set), Device::Cpu) => Some(set),
+        let setting = |setting, message: String| Err(ModelError::Setting { setting, message });
+        if devices.is_empty() || devices.len() > config.num_hidden_layers {
+            let message = format!(
+                "{} devices for a model of {} blocks; give from 1 to as many as there are blocks",
+                devices.len(),
+                config.num_hidden_layers
+            );
+            return setting("device", message);
+        }
+        let checkpoint = Checkpoint::open(directory, dtype)?;
+        let set = match (kernels, devices) {
+            (Kernels::Fastest, [Device::Cpu]) => Some(InstructionSet::detect()),
+            (Kernels::Cpu(set), [Device::Cpu]) => Some(set),
             (Kernels::Fastest | Kernels::Candle, _) => None,
             (Kernels::Cpu(_), _) => {
-                let message = "the CPU's kernels run on the cpu device only".to_owned();
-                return Err(ModelError::Setting {
-                    setting: "kernels",
-                    message,
-                });
+                let message = "the CPU's kernels run on one cpu device only".to_owned();
+                return setting("kernels", message);
             }
         };
-        let outer = OuterTensors::read(&mut checkpoint, &config)?;
-        let blocks = (0..config.num_hidden_layers)
-            .map(|layer| BlockTensors::read(&mut checkpoint, &config, layer));
         let network = match set {
-            Some(set) => Network::Fast(fast::Network::new(&config, set, dtype, outer, blocks)?),
-            None => Network::Plain(plain::Network::new(&config, device, dtype, outer, blocks)?),
+            Some(set) => Network::Fast(fast::Network::read(checkpoint, &config, set, dtype)?),
+            None => Network::Plain(plain::Network::read(checkpoint, &config, devices, dtype)?),
         };
-        checkpoint.finish()?;
         Ok(Self {
             config,
-            device: device.clone(),
+            device: devices[0].clone(),
             dtype,
             network,
         })
@@ -200,7 +210,7 @@ impl Decoder {
         &self.config
     }
 
-    /// Returns the device that the weights are on.
+    /// Returns the device that the first block is on.
     pub fn device(&self) -> &Device {
         &self.device
     }

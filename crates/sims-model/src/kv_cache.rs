@@ -93,6 +93,7 @@ pub struct Scratch {
     pub(crate) attended: Vec<f32>,
     pub(crate) gate_up: Vec<f32>,
     pub(crate) activated: Vec<f32>,
+    pub(crate) output: Vec<f32>,
     pub(crate) scores: Vec<f32>,
 }
 

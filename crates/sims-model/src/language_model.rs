@@ -14,8 +14,8 @@ use crate::{ChatTemplate, Config, Decoder, Dtype, JudgeTemplate, ModelError, Res
 /// How to load a model.
 #[derive(Debug, Clone)]
 pub struct LoadOptions {
-    /// Where the weights go.
-    pub device: Device,
+    /// Where the weights go; of several, each holds a run of blocks.
+    pub devices: Vec<Device>,
     /// The type that weights are held in.
     pub dtype: Dtype,
 }
@@ -23,38 +23,41 @@ pub struct LoadOptions {
 impl Default for LoadOptions {
     fn default() -> Self {
         Self {
-            device: Device::Cpu,
+            devices: vec![Device::Cpu],
             dtype: Dtype::F32,
         }
     }
 }
 
-/// The device that a user asks for: `auto`, `cpu`, `cuda` or `cuda:N`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// The device that a user asks for: `auto`, `cpu`, `cuda`, `cuda:N`, or several as `cuda:0,1`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum DeviceChoice {
     /// The first CUDA device if this build and machine have one, else the CPU.
     #[default]
     Auto,
     /// The CPU.
     Cpu,
-    /// The CUDA device with this number.
-    Cuda(usize),
+    /// The CUDA devices with these numbers; of several, each holds a run of blocks.
+    Cuda(Vec<usize>),
 }
 
 impl DeviceChoice {
-    /// Opens the device.
+    /// Opens the devices, of which there is at least one.
     ///
     /// # Errors
     /// [`ModelError::Device`] for a CUDA device that this build or machine does not have.
-    pub fn open(self) -> Result<Device> {
+    pub fn open(&self) -> Result<Vec<Device>> {
         let refused = |error: candle_core::Error| ModelError::Device {
             device: self.to_string(),
             message: error.to_string(),
         };
         match self {
-            Self::Auto => Ok(Device::new_cuda(0).unwrap_or(Device::Cpu)),
-            Self::Cpu => Ok(Device::Cpu),
-            Self::Cuda(number) => Device::new_cuda(number).map_err(refused),
+            Self::Auto => Ok(vec![Device::new_cuda(0).unwrap_or(Device::Cpu)]),
+            Self::Cpu => Ok(vec![Device::Cpu]),
+            Self::Cuda(numbers) => numbers
+                .iter()
+                .map(|&number| Device::new_cuda(number).map_err(refused))
+                .collect(),
         }
     }
 }
@@ -64,7 +67,10 @@ impl fmt::Display for DeviceChoice {
         match self {
             Self::Auto => f.write_str("auto"),
             Self::Cpu => f.write_str("cpu"),
-            Self::Cuda(number) => write!(f, "cuda:{number}"),
+            Self::Cuda(numbers) => {
+                let numbers: Vec<String> = numbers.iter().map(ToString::to_string).collect();
+                write!(f, "cuda:{}", numbers.join(","))
+            }
         }
     }
 }
@@ -73,15 +79,21 @@ impl FromStr for DeviceChoice {
     type Err = ModelError;
 
     fn from_str(text: &str) -> Result<Self> {
-        let number = |text: &str| text.parse().ok();
+        let numbers = |text: &str| {
+            let numbers: Option<Vec<usize>> =
+                text.split(',').map(|number| number.parse().ok()).collect();
+            // A device that is named twice would hold two runs of blocks.
+            numbers
+                .filter(|numbers| (1..numbers.len()).all(|i| !numbers[..i].contains(&numbers[i])))
+        };
         match text {
             "auto" => Some(Self::Auto),
             "cpu" => Some(Self::Cpu),
-            "cuda" => Some(Self::Cuda(0)),
-            _ => text.strip_prefix("cuda:").and_then(number).map(Self::Cuda),
+            "cuda" => Some(Self::Cuda(vec![0])),
+            _ => text.strip_prefix("cuda:").and_then(numbers).map(Self::Cuda),
         }
         .ok_or_else(|| {
-            let message = format!("`{text}` is none of auto, cpu, cuda, cuda:N");
+            let message = format!("`{text}` is none of auto, cpu, cuda, cuda:N, cuda:N,M");
             ModelError::Setting {
                 setting: "device",
                 message,
@@ -97,7 +109,9 @@ impl FromStr for DeviceChoice {
 pub fn numerics_class(device: &str) -> &'static str {
     match device.parse() {
         Ok(DeviceChoice::Cuda(_)) => "cuda",
-        Ok(choice @ DeviceChoice::Auto) if choice.open().is_ok_and(|opened| opened.is_cuda()) => {
+        Ok(choice @ DeviceChoice::Auto)
+            if choice.open().is_ok_and(|opened| opened[0].is_cuda()) =>
+        {
             "cuda"
         }
         _ => "cpu",
@@ -182,7 +196,7 @@ impl LanguageModel {
         let chat_template = ChatTemplate::open(directory)?;
         let judge_template = JudgeTemplate::open(directory)?;
         let generation_config = GenerationConfig::read(directory)?;
-        let decoder = Decoder::load(directory, &options.device, options.dtype, Kernels::Fastest)?;
+        let decoder = Decoder::load(directory, &options.devices, options.dtype, Kernels::Fastest)?;
         tokenizer.check_vocabulary(decoder.config().vocab_size)?;
         let generation_config =
             generation_config.unwrap_or_else(|| GenerationConfig::from(decoder.config()));
@@ -249,27 +263,28 @@ mod tests {
         for (text, choice) in [
             ("auto", DeviceChoice::Auto),
             ("cpu", DeviceChoice::Cpu),
-            ("cuda:0", DeviceChoice::Cuda(0)),
-            ("cuda:3", DeviceChoice::Cuda(3)),
+            ("cuda:0", DeviceChoice::Cuda(vec![0])),
+            ("cuda:3", DeviceChoice::Cuda(vec![3])),
+            ("cuda:0,1", DeviceChoice::Cuda(vec![0, 1])),
         ] {
             assert_eq!(text.parse::<DeviceChoice>().expect("valid"), choice);
             assert_eq!(choice.to_string(), text);
         }
         assert_eq!(
             "cuda".parse::<DeviceChoice>().expect("valid"),
-            DeviceChoice::Cuda(0)
+            DeviceChoice::Cuda(vec![0])
         );
-        let error = "cuda:x"
-            .parse::<DeviceChoice>()
-            .expect_err("refused")
-            .to_string();
-        assert_eq!(error, "device: `cuda:x` is none of auto, cpu, cuda, cuda:N");
+        for text in ["cuda:x", "cuda:", "cuda:0,0"] {
+            let error = text.parse::<DeviceChoice>().expect_err("refused");
+            let expected = format!("device: `{text}` is none of auto, cpu, cuda, cuda:N, cuda:N,M");
+            assert_eq!(error.to_string(), expected);
+        }
     }
 
     #[test]
     fn auto_is_a_device_that_opens() {
         let device = DeviceChoice::Auto.open().expect("falls back to the CPU");
-        let class = if device.is_cuda() { "cuda" } else { "cpu" };
+        let class = if device[0].is_cuda() { "cuda" } else { "cpu" };
         assert_eq!(numerics_class("auto"), class);
     }
 

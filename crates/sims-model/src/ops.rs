@@ -1,4 +1,4 @@
-//! The CPU kernels: packed linear layers, attention over the KV cache, RMSNorm and the gated activation.
+//! The CPU kernels: packed linear layers, attention over the KV cache, RMSNorm and the gated activations.
 //!
 //! Every kernel is written once over sixteen [`lanes`], and compiled for each [`InstructionSet`]. Sums
 //! run in an order that depends on the length of the sum alone (one output's products in the order of
@@ -6,12 +6,12 @@
 //! row's result is the same bits on every instruction set, beside any other rows, with any number of
 //! threads.
 
+pub mod activation;
 pub mod attention;
 pub mod exp;
 pub mod lanes;
 pub mod linear;
 pub mod norm;
 pub mod shared_slice;
-pub mod swiglu;
 
 pub use lanes::InstructionSet;

@@ -12,7 +12,7 @@ use memmap2::Mmap;
 use safetensors::tensor::{Metadata, TensorInfo};
 use safetensors::{Dtype as StoredDtype, SafeTensors};
 
-use crate::config::read_text;
+use crate::config::{ExpertNames, read_text};
 use crate::{Config, Dtype, ModelError, Result};
 
 /// One safetensors file, mapped into memory.
@@ -219,17 +219,18 @@ impl Checkpoint {
         Ok((shard, info))
     }
 
-    /// Checks that every tensor of the files was read.
+    /// Checks that every tensor of the files was read, those aside whose names start with one of `others`.
     ///
     /// The constant `rotary_emb.inv_freq` that old checkpoints carry is passed over.
     ///
     /// # Errors
     /// [`ModelError::ExtraTensor`] with the first that was not.
-    pub fn finish(self) -> Result<()> {
-        let left = self
-            .places
-            .into_iter()
-            .find(|(name, _)| !self.taken.contains(name) && !name.ends_with("rotary_emb.inv_freq"));
+    pub fn finish(self, others: &[&str]) -> Result<()> {
+        let left = self.places.into_iter().find(|(name, _)| {
+            !self.taken.contains(name)
+                && !name.ends_with("rotary_emb.inv_freq")
+                && !others.iter().any(|other| name.starts_with(other))
+        });
         left.map_or(Ok(()), |(tensor, shard)| {
             Err(ModelError::ExtraTensor {
                 path: self.shards[shard].path.clone(),
@@ -304,95 +305,261 @@ impl Projection {
     }
 }
 
-/// The tensors of one decoder block; projections over the same input are fused.
-pub struct BlockTensors {
-    /// The weight of the norm before attention, `[hidden_size]`.
-    pub input_layernorm: Vec<f32>,
-    /// Queries, keys and values, in this order.
-    pub qkv_proj: Projection,
-    /// Attention's output.
-    pub o_proj: Projection,
-    /// The weight of the norm before the MLP, `[hidden_size]`.
-    pub post_attention_layernorm: Vec<f32>,
-    /// The MLP's gate and then its up projection.
-    pub gate_up_proj: Projection,
-    /// The MLP's output.
-    pub down_proj: Projection,
-}
+/// How a network holds its weights.
+///
+/// Tensors are read and handed over one by one, so that loading holds no more than one of them twice.
+pub trait Form {
+    /// A linear layer.
+    type Linear;
+    /// The weight of a norm.
+    type Vector;
 
-impl BlockTensors {
-    /// Reads block `layer`.
+    /// Takes the weights of a linear layer.
     ///
     /// # Errors
-    /// As [`Checkpoint::append`].
-    pub fn read(checkpoint: &mut Checkpoint, config: &Config, layer: usize) -> Result<Self> {
-        let name = |part: &str| format!("model.layers.{layer}.{part}");
+    /// Whatever the device reports.
+    fn linear(&self, projection: Projection) -> Result<Self::Linear>;
+
+    /// Takes the weight of a norm.
+    ///
+    /// # Errors
+    /// Whatever the device reports.
+    fn vector(&self, values: Vec<f32>) -> Result<Self::Vector>;
+}
+
+/// The weights of one decoder block; projections over the same input are fused.
+pub struct BlockWeights<F: Form> {
+    /// The norm before attention, `[hidden_size]`.
+    pub attention_norm: Option<F::Vector>,
+    /// Queries, keys and values, in this order.
+    pub qkv_proj: F::Linear,
+    /// The norms of queries and of keys, of the widths that [`Config::qk_norm_sizes`] gives.
+    pub qk_norm: Option<(F::Vector, F::Vector)>,
+    /// Attention's output.
+    pub o_proj: F::Linear,
+    /// The norm of attention's output, `[hidden_size]`.
+    pub attention_post_norm: Option<F::Vector>,
+    /// The norm before the MLP, `[hidden_size]`.
+    pub mlp_norm: Option<F::Vector>,
+    /// The MLP, or what stands for it.
+    pub mlp: MlpWeights<F::Linear>,
+    /// The norm of the MLP's output, `[hidden_size]`.
+    pub mlp_post_norm: Option<F::Vector>,
+}
+
+/// The weights between two norms of the MLP.
+pub enum MlpWeights<L> {
+    /// One gated MLP.
+    Dense(GatedWeights<L>),
+    /// A mixture of gated MLPs.
+    Experts {
+        /// The projection that scores the experts, `[experts, hidden_size]`.
+        router: L,
+        /// The experts.
+        experts: Vec<GatedWeights<L>>,
+    },
+}
+
+/// A gated MLP.
+pub struct GatedWeights<L> {
+    /// The gate and then the up projection.
+    pub gate_up_proj: L,
+    /// The output.
+    pub down_proj: L,
+}
+
+impl<F: Form> BlockWeights<F> {
+    /// Reads block `layer` into a network's form.
+    fn read(
+        checkpoint: &mut Checkpoint,
+        config: &Config,
+        prefix: &str,
+        layer: usize,
+        form: &F,
+    ) -> Result<Self> {
+        let names = config.names;
+        let name = |part: &str| format!("{prefix}layers.{layer}.{part}");
         let (hidden, query, kv) = (
             config.hidden_size,
             config.query_size(),
             config.key_value_size(),
         );
-        let ffn = config.intermediate_size;
-        let qkv = [("q_proj", query), ("k_proj", kv), ("v_proj", kv)]
-            .map(|(part, outputs)| (name(&format!("self_attn.{part}")), outputs));
-        let gate_up = ["mlp.gate_proj", "mlp.up_proj"].map(|part| (name(part), ffn));
+        let mut norm = |part: Option<&str>, width: usize| {
+            let read = part.map(|part| read_norm(checkpoint, config, &name(part), width));
+            read.transpose()?
+                .map(|values| form.vector(values))
+                .transpose()
+        };
+        let attention_norm = norm(names.attention_norm, hidden)?;
+        let attention_post_norm = norm(names.attention_post_norm, hidden)?;
+        let mlp_norm = norm(names.mlp_norm, hidden)?;
+        let mlp_post_norm = norm(names.mlp_post_norm, hidden)?;
+        let qk_norm = match config.qk_norm_sizes() {
+            None => None,
+            Some((query_norm, key_norm)) => norm(Some("self_attn.q_norm"), query_norm)?
+                .zip(norm(Some("self_attn.k_norm"), key_norm)?),
+        };
+        let qkv = parts(names.qkv, &[query, kv, kv], name);
+        let qkv_proj = Projection::read(checkpoint, &qkv, hidden, config.qkv_bias)?;
+        let qkv_proj = form.linear(qkv_proj)?;
+        let o_proj = [(name("self_attn.o_proj"), hidden)];
+        let o_proj = Projection::read(checkpoint, &o_proj, query, config.o_bias)?;
+        let o_proj = form.linear(o_proj)?;
+        let mlp = match (&names.experts, config.experts) {
+            (Some(expert_names), Some(experts)) if config.layers[layer].sparse => {
+                let router = [(name(expert_names.router), experts.count)];
+                let router = Projection::read(checkpoint, &router, hidden, false)?;
+                MlpWeights::Experts {
+                    router: form.linear(router)?,
+                    experts: (0..experts.count)
+                        .map(|expert| {
+                            read_expert(
+                                checkpoint,
+                                expert_names,
+                                |part| name(&format!("{}.{expert}.{part}", expert_names.experts)),
+                                (hidden, experts.intermediate_size),
+                                form,
+                            )
+                        })
+                        .collect::<Result<_>>()?,
+                }
+            }
+            _ => {
+                let ffn = config.intermediate_size;
+                let gate_up = parts(names.gate_up, &[ffn, ffn], name);
+                let gate_up = Projection::read(checkpoint, &gate_up, hidden, config.mlp_bias)?;
+                let gate_up_proj = form.linear(gate_up)?;
+                let down = [(name("mlp.down_proj"), hidden)];
+                let down = Projection::read(checkpoint, &down, ffn, config.mlp_bias)?;
+                MlpWeights::Dense(GatedWeights {
+                    gate_up_proj,
+                    down_proj: form.linear(down)?,
+                })
+            }
+        };
         Ok(Self {
-            input_layernorm: checkpoint.tensor(&name("input_layernorm.weight"), &[hidden])?,
-            qkv_proj: Projection::read(checkpoint, &qkv, hidden, config.qkv_bias)?,
-            o_proj: Projection::read(
-                checkpoint,
-                &[(name("self_attn.o_proj"), hidden)],
-                query,
-                config.o_bias,
-            )?,
-            post_attention_layernorm: checkpoint
-                .tensor(&name("post_attention_layernorm.weight"), &[hidden])?,
-            gate_up_proj: Projection::read(checkpoint, &gate_up, hidden, config.mlp_bias)?,
-            down_proj: Projection::read(
-                checkpoint,
-                &[(name("mlp.down_proj"), hidden)],
-                ffn,
-                config.mlp_bias,
-            )?,
+            attention_norm,
+            qkv_proj,
+            qk_norm,
+            o_proj,
+            attention_post_norm,
+            mlp_norm,
+            mlp,
+            mlp_post_norm,
         })
     }
 }
 
-/// The tensors outside the blocks.
-pub struct OuterTensors {
-    /// The token embeddings, `[vocab_size, hidden_size]`.
-    pub embed_tokens: Vec<f32>,
-    /// The weight of the norm after the last block, `[hidden_size]`.
-    pub norm: Vec<f32>,
-    /// The head, `[vocab_size, hidden_size]`; none where it is the embedding.
-    pub lm_head: Option<Vec<f32>>,
+/// Reads one expert.
+fn read_expert<F: Form>(
+    checkpoint: &mut Checkpoint,
+    names: &ExpertNames,
+    name: impl Fn(&str) -> String,
+    (hidden, ffn): (usize, usize),
+    form: &F,
+) -> Result<GatedWeights<F::Linear>> {
+    let gate_up = names.gate_up.map(|part| (name(part), ffn));
+    let gate_up = form.linear(Projection::read(checkpoint, &gate_up, hidden, false)?)?;
+    let down = [(name(names.down), hidden)];
+    Ok(GatedWeights {
+        gate_up_proj: gate_up,
+        down_proj: form.linear(Projection::read(checkpoint, &down, ffn, false)?)?,
+    })
 }
 
-impl OuterTensors {
-    /// Reads the tensors outside the blocks.
+/// Pairs the names of projections with their outputs; a single name stands for all of them, fused.
+fn parts(names: &[&str], outputs: &[usize], name: impl Fn(&str) -> String) -> Vec<(String, usize)> {
+    match names {
+        [fused] => vec![(name(fused), outputs.iter().sum())],
+        names => names
+            .iter()
+            .zip(outputs)
+            .map(|(part, &outputs)| (name(part), outputs))
+            .collect(),
+    }
+}
+
+/// Reads the weight of a norm, with the 1 that some families leave out of it.
+fn read_norm(
+    checkpoint: &mut Checkpoint,
+    config: &Config,
+    name: &str,
+    width: usize,
+) -> Result<Vec<f32>> {
+    let mut values = checkpoint.tensor(&format!("{name}.weight"), &[width])?;
+    if config.norm_adds_one {
+        values.iter_mut().for_each(|value| *value += 1.0);
+    }
+    Ok(values)
+}
+
+/// All weights of a decoder, in a network's form.
+pub struct Weights<F: Form> {
+    /// The token embeddings, `[vocab_size, hidden_size]`, as a linear layer whose rows are looked up.
+    pub embed_tokens: F::Linear,
+    /// The blocks, in order.
+    pub blocks: Vec<BlockWeights<F>>,
+    /// The norm after the last block, `[hidden_size]`.
+    pub norm: F::Vector,
+    /// The head, `[vocab_size, hidden_size]`; none where it is the embedding.
+    pub lm_head: Option<F::Linear>,
+}
+
+impl<F: Form> Weights<F> {
+    /// Reads a checkpoint; `form_of` gives the form of each block's weights, those outside being of the first
+    /// (the embedding) and the last block's (norm and head).
     ///
     /// # Errors
-    /// As [`Checkpoint::append`], and [`ModelError::UntiedHead`] where a head that the config ties to the
-    /// embedding is stored too and differs.
-    pub fn read(checkpoint: &mut Checkpoint, config: &Config) -> Result<Self> {
-        let shape = [config.vocab_size, config.hidden_size];
-        let embed_tokens = checkpoint.tensor("model.embed_tokens.weight", &shape)?;
-        let norm = checkpoint.tensor("model.norm.weight", &[config.hidden_size])?;
+    /// As [`Checkpoint::append`]; [`ModelError::UntiedHead`] where a head that the config ties to the embedding is
+    /// stored too and differs; [`ModelError::ExtraTensor`] for a tensor that has no place.
+    pub fn read<'f>(
+        mut checkpoint: Checkpoint,
+        config: &Config,
+        form_of: impl Fn(usize) -> &'f F,
+    ) -> Result<Self>
+    where
+        F: 'f,
+    {
+        let layers = config.num_hidden_layers;
+        let (first, last) = (form_of(0), form_of(layers - 1));
+        let prefixes = config.names.prefixes;
+        let has = |prefix: &&&str| checkpoint.contains(&format!("{prefix}embed_tokens.weight"));
+        let prefix = *prefixes.iter().find(has).unwrap_or(&prefixes[0]);
+        let (embedding, head) = (
+            (format!("{prefix}embed_tokens"), config.vocab_size),
+            ("lm_head".to_owned(), config.vocab_size),
+        );
+        let hidden = config.hidden_size;
+        let embed_tokens = Projection::read(&mut checkpoint, &[embedding], hidden, false)?;
         let lm_head = if !config.tie_word_embeddings || checkpoint.contains("lm_head.weight") {
-            Some(checkpoint.tensor("lm_head.weight", &shape)?)
+            Some(Projection::read(&mut checkpoint, &[head], hidden, false)?)
         } else {
             None
         };
-        if config.tie_word_embeddings && lm_head.as_ref().is_some_and(|head| *head != embed_tokens)
+        if config.tie_word_embeddings
+            && lm_head
+                .as_ref()
+                .is_some_and(|head| head.weight != embed_tokens.weight)
         {
             return Err(ModelError::UntiedHead {
                 path: checkpoint.path.clone(),
             });
         }
+        let lm_head = lm_head
+            .filter(|_| !config.tie_word_embeddings)
+            .map(|head| last.linear(head))
+            .transpose()?;
+        let embed_tokens = first.linear(embed_tokens)?;
+        let norm = read_norm(&mut checkpoint, config, &format!("{prefix}norm"), hidden)?;
+        let blocks = (0..layers)
+            .map(|layer| BlockWeights::read(&mut checkpoint, config, prefix, layer, form_of(layer)))
+            .collect::<Result<_>>()?;
+        checkpoint.finish(config.names.others)?;
         Ok(Self {
             embed_tokens,
-            norm,
-            lm_head: lm_head.filter(|_| !config.tie_word_embeddings),
+            blocks,
+            norm: last.vector(norm)?,
+            lm_head,
         })
     }
 }

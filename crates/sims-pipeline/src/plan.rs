@@ -25,7 +25,7 @@ pub struct Plan {
     pub pipeline: Pipeline,
     /// How many rounds are planned.
     pub rounds: u32,
-    /// The device that stages run on: `auto`, `cpu` or `cuda[:N]`.
+    /// The device that stages run on: `auto`, `cpu` or `cuda[:N[,M]]`.
     pub(crate) device: String,
     /// The stages, each once.
     pub(crate) nodes: Vec<PlannedNode>,
@@ -109,7 +109,7 @@ pub struct PlanOptions<'a> {
     pub rounds: Option<u32>,
     /// Where programs are looked for.
     pub search: &'a ProgramSearch,
-    /// The device that stages will run on: `auto`, `cpu` or `cuda[:N]`.
+    /// The device that stages will run on: `auto`, `cpu` or `cuda[:N[,M]]`.
     pub device: &'a str,
     /// The folder that relative paths are also looked up from.
     pub current: &'a Path,

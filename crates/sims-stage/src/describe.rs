@@ -67,7 +67,7 @@ pub enum Numerics {
 }
 
 impl Numerics {
-    /// Returns the numerics class on `device` (`cpu`, `auto` or `cuda[:N]`); empty for exact stages.
+    /// Returns the numerics class on `device` (`cpu`, `auto` or `cuda[:N[,M]]`); empty for exact stages.
     pub fn class(self, device: &str) -> &'static str {
         match self {
             Self::Exact => "",

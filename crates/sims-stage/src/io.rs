@@ -94,7 +94,7 @@ impl StageIo {
         *self.summary.counts.entry(name.to_owned()).or_insert(0.0) += value;
     }
 
-    /// Returns the device asked for: `auto`, `cpu` or `cuda[:N]`.
+    /// Returns the device asked for: `auto`, `cpu` or `cuda[:N[,M]]`.
     pub fn device(&self) -> &str {
         &self.device
     }

@@ -64,7 +64,7 @@ fn command<S: Stage>() -> Command {
     let device = Arg::new("device")
         .long("device")
         .default_value("auto")
-        .help("Where to compute: auto, cpu or cuda[:N]");
+        .help("Where to compute: auto, cpu or cuda[:N[,M]]");
     let mut command = Command::new(S::NAME)
         .display_name(program_name().unwrap_or_else(|| S::NAME.to_owned()))
         .version(env!("CARGO_PKG_VERSION"))

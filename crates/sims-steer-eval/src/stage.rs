@@ -129,7 +129,7 @@ fn load_model(params: &SteerEvalParams, io: &StageIo) -> anyhow::Result<Language
     set_threads(io.threads()).ok(); // Fails only where threads run already; results do not depend on them.
     let device: DeviceChoice = io.device().parse().map_err(bad_input)?;
     let options = LoadOptions {
-        device: device.open().map_err(bad_input)?,
+        devices: device.open().map_err(bad_input)?,
         dtype: params.dtype.to_string().parse().map_err(bad_input)?,
     };
     Ok(LanguageModel::load(io.input("model")?, &options).map_err(bad_input)?)

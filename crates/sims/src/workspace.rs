@@ -36,7 +36,7 @@ pub(crate) struct PipelineOptions {
     /// Rounds to run instead of the pipeline's
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) rounds: Option<u32>,
-    /// Where stages compute: auto, cpu, cuda or cuda:N
+    /// Where stages compute: auto, cpu, cuda, cuda:N, or cuda:N,M for layers over several
     #[arg(long, default_value = "auto", value_parser = device)]
     pub(crate) device: String,
     /// Print JSON on stdout, and nothing else there
@@ -46,13 +46,16 @@ pub(crate) struct PipelineOptions {
 
 /// Reads the name of a device.
 fn device(text: &str) -> Result<String, String> {
-    let number = |text: &str| text.parse::<usize>().is_ok();
+    let numbers = |text: &str| {
+        text.split(',')
+            .all(|number| number.parse::<usize>().is_ok())
+    };
     let known =
-        matches!(text, "auto" | "cpu" | "cuda") || text.strip_prefix("cuda:").is_some_and(number);
+        matches!(text, "auto" | "cpu" | "cuda") || text.strip_prefix("cuda:").is_some_and(numbers);
     if known {
         Ok(text.to_owned())
     } else {
-        Err("give auto, cpu, cuda or cuda:N".to_owned())
+        Err("give auto, cpu, cuda, cuda:N or cuda:N,M".to_owned())
     }
 }
 

@@ -4,24 +4,28 @@ use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
 use super::{call_hook, foreign_cache};
-use crate::kv_cache::{Layers, ScratchPool, sized};
+use crate::config::{Activation, LayerConfig};
+use crate::kv_cache::{Layers, Scratch, ScratchPool, sized};
 use crate::ops::InstructionSet;
-use crate::ops::attention::{Appender, HeadShape, LayerCache, attend};
+use crate::ops::activation::{gated, soft_cap};
+use crate::ops::attention::{Appender, HeadShape, LayerCache, Scoring, attend};
 use crate::ops::linear::{PackedLinear, Spread, Write};
-use crate::ops::norm::rms_norm;
-use crate::ops::swiglu::silu_mul;
+use crate::ops::norm::{rms_norm, rms_norm_in_place};
 use crate::rope::RopeTable;
-use crate::weights::{BlockTensors, OuterTensors, Projection};
+use crate::weights::{
+    BlockWeights, Checkpoint, Form, GatedWeights, MlpWeights, Projection, Weights,
+};
 use crate::{Batch, Config, Dtype, Hook, KvCache, Result, Segment};
+
+mod experts;
 
 /// The weights, packed, and what the kernels need besides.
 pub(super) struct Network {
-    embed_tokens: Vec<f32>,
-    blocks: Vec<Block>,
-    norm: Vec<f32>,
-    lm_head: PackedLinear,
+    weights: Weights<Packed>,
+    layers: Vec<LayerConfig>,
+    ropes: Vec<RopeTable>,
     settings: Settings,
-    rope: RopeTable,
+    outer: OuterSettings,
 }
 
 /// What all blocks share.
@@ -31,17 +35,40 @@ struct Settings {
     hidden_size: usize,
     heads: HeadShape,
     eps: f32,
+    activation: Activation,
+    attention_scale: f32,
+    attention_cap: Option<f32>,
+    residual_multiplier: f32,
+    experts: Option<crate::config::ExpertsConfig>,
 }
 
-/// One decoder block: attention and a gated MLP, each on the norm of the residual stream and added to it.
-struct Block {
-    input_layernorm: Vec<f32>,
-    qkv_proj: PackedLinear,
-    o_proj: PackedLinear,
-    post_attention_layernorm: Vec<f32>,
-    gate_up_proj: PackedLinear,
-    down_proj: PackedLinear,
+/// What happens outside the blocks.
+struct OuterSettings {
+    embedding_multiplier: f32,
+    logits_scaling: f32,
+    logits_cap: Option<f32>,
 }
+
+/// Weights in the layout of the CPU kernels.
+struct Packed {
+    dtype: Dtype,
+}
+
+impl Form for Packed {
+    type Linear = PackedLinear;
+    type Vector = Vec<f32>;
+
+    fn linear(&self, projection: Projection) -> Result<PackedLinear> {
+        Ok(PackedLinear::pack(projection, self.dtype))
+    }
+
+    fn vector(&self, values: Vec<f32>) -> Result<Vec<f32>> {
+        Ok(values)
+    }
+}
+
+/// One decoder block: attention and a gated MLP, each on the residual stream and added to it.
+type Block = BlockWeights<Packed>;
 
 /// Rows that one thread takes through half a block.
 struct Chunk<'a> {
@@ -62,39 +89,130 @@ struct Shared<'a> {
     spread: Spread,
 }
 
-impl Block {
-    /// Queries, keys and values from the norm of the residual stream; keys and values go to the cache.
-    fn project(&self, shared: Shared, rope: &RopeTable, cache: Appender, chunk: &mut Chunk) {
-        let Settings {
-            set,
-            hidden_size,
-            eps,
-            ..
-        } = shared.settings;
-        let rows = chunk.first_row..chunk.first_row + chunk.hidden.len() / hidden_size;
-        shared.scratch.with(|scratch| {
-            let normed = sized(&mut scratch.normed, chunk.hidden.len());
-            rms_norm(set, chunk.hidden, &self.input_layernorm, eps, normed);
-            self.qkv_proj
-                .forward(set, normed, chunk.qkv, Write::Store, shared.spread);
-        });
-        // SAFETY: `Batch::check` has seen to it that no two rows share a slot, and chunks do not share rows.
-        unsafe { cache.append(set, rope, shared.segments, rows, chunk.qkv) };
+impl Shared<'_> {
+    /// Returns `x` under the norm, or `x` itself where there is none.
+    fn normed<'x>(
+        &self,
+        x: &'x [f32],
+        norm: &Option<Vec<f32>>,
+        room: &'x mut Vec<f32>,
+    ) -> &'x [f32] {
+        let Some(weight) = norm else {
+            return x;
+        };
+        let normed = sized(room, x.len());
+        rms_norm(self.settings.set, x, weight, self.settings.eps, normed);
+        normed
     }
 
-    /// Attention and the MLP, each added to the residual stream.
-    fn mix(&self, shared: Shared, cache: &LayerCache, chunk: &mut Chunk) {
+    /// Adds a projection's output to the residual stream, under the norm and the multiplier that the family has.
+    fn add(
+        &self,
+        projection: &PackedLinear,
+        x: &[f32],
+        norm: &Option<Vec<f32>>,
+        hidden: &mut [f32],
+        room: &mut Vec<f32>,
+    ) {
+        let set = self.settings.set;
+        if norm.is_none() && self.settings.residual_multiplier == 1.0 {
+            projection.forward(set, x, hidden, Write::Add, self.spread);
+            return;
+        }
+        let out = sized(room, hidden.len());
+        projection.forward(set, x, out, Write::Store, self.spread);
+        self.add_output(norm, out, hidden);
+    }
+
+    /// Adds `out` to the residual stream, under the norm and the multiplier that the family has.
+    fn add_output(&self, norm: &Option<Vec<f32>>, out: &mut [f32], hidden: &mut [f32]) {
+        if let Some(weight) = norm {
+            rms_norm_in_place(self.settings.set, out, weight, self.settings.eps);
+        }
+        let multiplier = self.settings.residual_multiplier;
+        for (hidden, out) in hidden.iter_mut().zip(out) {
+            *hidden += multiplier * *out;
+        }
+    }
+
+    /// Writes the gated activation, `[rows, intermediate_size]`, of rows `x`.
+    fn activate<'s>(
+        &self,
+        weights: &GatedWeights<PackedLinear>,
+        x: &[f32],
+        gate_up: &mut Vec<f32>,
+        activated: &'s mut Vec<f32>,
+    ) -> &'s [f32] {
+        let Settings {
+            set, activation, ..
+        } = self.settings;
+        let n = x.len() / weights.gate_up_proj.in_features();
+        let width = weights.down_proj.in_features();
+        let gate_up = sized(gate_up, n * weights.gate_up_proj.out_features());
+        weights
+            .gate_up_proj
+            .forward(set, x, gate_up, Write::Store, self.spread);
+        let activated = sized(activated, n * width);
+        gated(set, activation, gate_up, width, activated);
+        activated
+    }
+}
+
+impl Block {
+    /// Queries, keys and values from the norm of the residual stream; keys and values go to the cache.
+    fn project(
+        &self,
+        shared: Shared,
+        rope: Option<&RopeTable>,
+        cache: Appender,
+        chunk: &mut Chunk,
+    ) {
         let Settings {
             set,
             hidden_size,
             heads,
             eps,
+            ..
         } = shared.settings;
-        let spread = shared.spread;
+        let rows = chunk.first_row..chunk.first_row + chunk.hidden.len() / hidden_size;
+        shared.scratch.with(|scratch| {
+            let normed = shared.normed(chunk.hidden, &self.attention_norm, &mut scratch.normed);
+            self.qkv_proj
+                .forward(set, normed, chunk.qkv, Write::Store, shared.spread);
+        });
+        if let Some((query_norm, key_norm)) = &self.qk_norm {
+            for qkv in chunk.qkv.chunks_exact_mut(heads.qkv_size()) {
+                let (queries, others) = qkv.split_at_mut(heads.query_size());
+                rms_norm_in_place(set, queries, query_norm, eps);
+                rms_norm_in_place(set, &mut others[..heads.key_size()], key_norm, eps);
+            }
+        }
+        // SAFETY: `Batch::check` has seen to it that no two rows share a slot, and chunks do not share rows.
+        unsafe { cache.append(set, rope, shared.segments, rows, chunk.qkv) };
+    }
+
+    /// Attention and the MLP, each added to the residual stream.
+    fn mix(&self, shared: Shared, layer: &LayerConfig, cache: &LayerCache, chunk: &mut Chunk) {
+        let Settings {
+            set,
+            hidden_size,
+            heads,
+            attention_scale,
+            attention_cap,
+            ..
+        } = shared.settings;
         let n = chunk.hidden.len() / hidden_size;
         let rows = chunk.first_row..chunk.first_row + n;
         shared.scratch.with(|scratch| {
-            let attended = sized(&mut scratch.attended, n * heads.query_size());
+            let Scratch {
+                normed,
+                attended,
+                gate_up,
+                activated,
+                output,
+                ..
+            } = scratch;
+            let attended = sized(attended, n * heads.query_size());
             attend(
                 set,
                 cache,
@@ -102,88 +220,88 @@ impl Block {
                 rows,
                 chunk.qkv,
                 attended,
-                (spread, shared.scratch),
+                Scoring {
+                    scale: attention_scale,
+                    soft_cap: attention_cap,
+                    window: layer.window,
+                },
+                (shared.spread, shared.scratch),
             );
-            self.o_proj
-                .forward(set, attended, chunk.hidden, Write::Add, spread);
+            let norm = &self.attention_post_norm;
+            shared.add(&self.o_proj, attended, norm, chunk.hidden, output);
 
-            let normed = sized(&mut scratch.normed, chunk.hidden.len());
-            rms_norm(
-                set,
-                chunk.hidden,
-                &self.post_attention_layernorm,
-                eps,
-                normed,
-            );
-            let gate_up = sized(&mut scratch.gate_up, n * self.gate_up_proj.out_features());
-            self.gate_up_proj
-                .forward(set, normed, gate_up, Write::Store, spread);
-            let activated = sized(&mut scratch.activated, n * self.down_proj.in_features());
-            silu_mul(set, gate_up, self.down_proj.in_features(), activated);
-            self.down_proj
-                .forward(set, activated, chunk.hidden, Write::Add, spread);
+            match &self.mlp {
+                MlpWeights::Dense(weights) => {
+                    let x = shared.normed(chunk.hidden, &self.mlp_norm, normed);
+                    let activated = shared.activate(weights, x, gate_up, activated);
+                    let norm = &self.mlp_post_norm;
+                    shared.add(&weights.down_proj, activated, norm, chunk.hidden, output);
+                }
+                MlpWeights::Experts { router, experts } => {
+                    let x = shared.normed(chunk.hidden, &self.mlp_norm, normed);
+                    let output = sized(output, x.len());
+                    experts::mix(shared, router, experts, x, output, (gate_up, activated));
+                    shared.add_output(&self.mlp_post_norm, output, chunk.hidden);
+                }
+            }
         });
     }
 
+    /// Returns the bytes of the weights that a row meets, at most.
     fn bytes(&self) -> usize {
-        [
-            &self.qkv_proj,
-            &self.o_proj,
-            &self.gate_up_proj,
-            &self.down_proj,
-        ]
-        .map(PackedLinear::bytes)
-        .iter()
-        .sum()
+        let gated = |weights: &GatedWeights<PackedLinear>| {
+            weights.gate_up_proj.bytes() + weights.down_proj.bytes()
+        };
+        let mlp = match &self.mlp {
+            MlpWeights::Dense(weights) => gated(weights),
+            MlpWeights::Experts { router, experts } => {
+                router.bytes() + experts.iter().map(gated).sum::<usize>()
+            }
+        };
+        self.qkv_proj.bytes() + self.o_proj.bytes() + mlp
     }
 }
 
 impl Network {
-    /// Packs the weights, one block after another, so that only one block is held twice.
-    pub(super) fn new(
+    /// Reads and packs the weights, one projection after another.
+    pub(super) fn read(
+        checkpoint: Checkpoint,
         config: &Config,
         set: InstructionSet,
         dtype: Dtype,
-        outer: OuterTensors,
-        blocks: impl Iterator<Item = Result<BlockTensors>>,
     ) -> Result<Self> {
-        let pack = |projection| PackedLinear::pack(projection, dtype);
-        let blocks = blocks.map(|tensors| {
-            let tensors = tensors?;
-            Ok(Block {
-                input_layernorm: tensors.input_layernorm,
-                qkv_proj: pack(tensors.qkv_proj),
-                o_proj: pack(tensors.o_proj),
-                post_attention_layernorm: tensors.post_attention_layernorm,
-                gate_up_proj: pack(tensors.gate_up_proj),
-                down_proj: pack(tensors.down_proj),
-            })
-        });
-        let lm_head = Projection {
-            out_features: config.vocab_size,
-            in_features: config.hidden_size,
-            weight: outer.lm_head.unwrap_or_else(|| outer.embed_tokens.clone()),
-            bias: None,
-        };
+        let form = Packed { dtype };
         Ok(Self {
-            blocks: blocks.collect::<Result<_>>()?,
-            embed_tokens: outer.embed_tokens,
-            norm: outer.norm,
-            lm_head: pack(lm_head),
+            weights: Weights::read(checkpoint, config, |_| &form)?,
+            layers: config.layers.clone(),
+            ropes: config
+                .ropes
+                .iter()
+                .map(|rope| RopeTable::new(rope, config.max_position_embeddings))
+                .collect(),
             settings: Settings {
                 set,
                 hidden_size: config.hidden_size,
                 heads: HeadShape::new(config),
                 eps: config.rms_norm_eps,
+                activation: config.hidden_act,
+                attention_scale: config.attention_scale,
+                attention_cap: config.attn_logit_softcapping,
+                residual_multiplier: config.residual_multiplier,
+                experts: config.experts,
             },
-            rope: RopeTable::new(config),
+            outer: OuterSettings {
+                embedding_multiplier: config.embedding_multiplier,
+                logits_scaling: config.logits_scaling,
+                logits_cap: config.final_logit_softcapping,
+            },
         })
     }
 
     /// Makes an empty cache.
     pub(super) fn new_cache(&self, slots: usize) -> Layers {
         Layers::Packed(
-            self.blocks
+            self.layers
                 .iter()
                 .map(|_| LayerCache::new(self.settings.heads, slots))
                 .collect(),
@@ -207,7 +325,7 @@ impl Network {
         else {
             return Err(foreign_cache());
         };
-        if layers.len() != self.blocks.len() || layers[0].shape() != self.settings.heads {
+        if layers.len() != self.layers.len() || layers[0].shape() != self.settings.heads {
             return Err(foreign_cache());
         }
         let rows = batch.tokens.len();
@@ -230,12 +348,14 @@ impl Network {
             let end = wanted.map_or(blocks, |layer| layer + 1);
             in_pool(chunk_rows < rows || spread == Spread::AllThreads, || {
                 let mut chunks = self.split(&mut hidden, qkv, chunk_rows);
-                for (block, cache) in self.blocks[next..end].iter().zip(&mut layers[next..end]) {
+                for (layer, cache) in (next..end).zip(&mut layers[next..end]) {
+                    let (block, layer) = (&self.weights.blocks[layer], &self.layers[layer]);
+                    let rope = layer.rope.map(|rope| &self.ropes[rope]);
                     let appender = cache.appender();
                     each(&mut chunks, |chunk| {
-                        block.project(shared, &self.rope, appender, chunk)
+                        block.project(shared, rope, appender, chunk)
                     });
-                    each(&mut chunks, |chunk| block.mix(shared, cache, chunk));
+                    each(&mut chunks, |chunk| block.mix(shared, layer, cache, chunk));
                 }
             });
             if let (Some(hook), Some(layer)) = (&mut hook, wanted) {
@@ -252,7 +372,7 @@ impl Network {
         rms_norm(
             self.settings.set,
             &hidden,
-            &self.norm,
+            &self.weights.norm,
             self.settings.eps,
             &mut normed,
         );
@@ -270,12 +390,23 @@ impl Network {
             .reshape((rows, self.settings.hidden_size))?
             .flatten_all()?
             .to_vec1::<f32>()?;
-        let vocab_size = self.lm_head.out_features();
+        let head = self
+            .weights
+            .lm_head
+            .as_ref()
+            .unwrap_or(&self.weights.embed_tokens);
+        let vocab_size = head.out_features();
         let mut logits = vec![0.0; rows * vocab_size];
         let (chunk_rows, spread) = self.division(rows);
         let product = |(x, out): (&[f32], &mut [f32])| {
-            self.lm_head
-                .forward(self.settings.set, x, out, Write::Store, spread);
+            head.forward(self.settings.set, x, out, Write::Store, spread);
+            if self.outer.logits_scaling != 1.0 {
+                let scaling = self.outer.logits_scaling;
+                out.iter_mut().for_each(|logit| *logit /= scaling);
+            }
+            if let Some(cap) = self.outer.logits_cap {
+                soft_cap(self.settings.set, cap, out);
+            }
         };
         let inputs = hidden.chunks(chunk_rows * self.settings.hidden_size);
         in_pool(chunk_rows < rows || spread == Spread::AllThreads, || {
@@ -290,11 +421,15 @@ impl Network {
     /// Returns the embeddings of the tokens, `[rows, hidden_size]`.
     fn embed(&self, tokens: &[u32]) -> Vec<f32> {
         let size = self.settings.hidden_size;
-        tokens
-            .iter()
-            .flat_map(|&token| &self.embed_tokens[token as usize * size..][..size])
-            .copied()
-            .collect()
+        let mut hidden = vec![0.0; tokens.len() * size];
+        for (&token, row) in tokens.iter().zip(hidden.chunks_exact_mut(size)) {
+            self.weights.embed_tokens.weights_of(token as usize, row);
+        }
+        let multiplier = self.outer.embedding_multiplier;
+        if multiplier != 1.0 {
+            hidden.iter_mut().for_each(|value| *value *= multiplier);
+        }
+        hidden
     }
 
     /// Returns the rows of a chunk, and whether the threads divide chunks or, with one chunk, outputs and heads.
@@ -309,6 +444,7 @@ impl Network {
         const TILE_ROWS: usize = 6;
         let threads = rayon::current_num_threads();
         let cached = self
+            .weights
             .blocks
             .iter()
             .all(|block| block.bytes() <= CACHED_BYTES);

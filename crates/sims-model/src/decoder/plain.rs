@@ -1,24 +1,33 @@
-//! The forward pass in candle's operations, on any device.
+//! The forward pass in candle's operations, on any device or several.
 
 use candle_core::{D, DType, Device, Tensor};
 use candle_nn::ops::{silu, softmax_last_dim};
 
+use super::routing::choose;
 use super::{call_hook, foreign_cache};
+use crate::config::{Activation, LayerConfig};
 use crate::kv_cache::Layers;
 use crate::rope::RopeTable;
-use crate::weights::{BlockTensors, OuterTensors, Projection};
+use crate::weights::{
+    BlockWeights, Checkpoint, Form, GatedWeights, MlpWeights, Projection, Weights,
+};
 use crate::{Batch, Config, Dtype, Hook, KvCache, Result, Segment};
 
-/// The weights as tensors on a device.
+/// The weights as tensors, each block's on one of the devices.
 pub(super) struct Network {
     config: Config,
+    /// The devices, in the order of the blocks that they hold.
+    places: Vec<Place>,
+    weights: Weights<Place>,
+    ropes: Vec<RopeTable>,
+    /// The windows that layers attend within, each once.
+    windows: Vec<Option<usize>>,
+}
+
+/// A device, and the type that weights have there.
+struct Place {
     device: Device,
     dtype: DType,
-    embed_tokens: Tensor,
-    blocks: Vec<Block>,
-    norm: Tensor,
-    lm_head: Linear,
-    rope: RopeTable,
 }
 
 /// A linear layer: weight `[in_features, out_features]`, bias `[out_features]`.
@@ -27,22 +36,13 @@ struct Linear {
     bias: Option<Tensor>,
 }
 
-/// One decoder block: attention and a gated MLP, each on the norm of the residual stream and added to it.
-struct Block {
-    input_layernorm: Tensor,
-    qkv_proj: Linear,
-    o_proj: Linear,
-    post_attention_layernorm: Tensor,
-    gate_up_proj: Linear,
-    down_proj: Linear,
-}
+/// One decoder block: attention and a gated MLP, each on the residual stream and added to it.
+type Block = BlockWeights<Place>;
 
-/// What a forward pass computes once for all blocks.
+/// What a forward pass computes once for all blocks of a device.
 struct Plan {
-    /// `[rows, 1, head_dim / 2]`.
-    cos: Tensor,
-    /// `[rows, 1, head_dim / 2]`.
-    sin: Tensor,
+    /// One entry a rotary embedding: cosines and sines, `[rows, 1, rotary_dim / 2]` each.
+    ropes: Vec<(Tensor, Tensor)>,
     /// `[rows, kv_size]`, the slot that each row's keys and values go to.
     slots: Tensor,
     groups: Vec<Group>,
@@ -61,29 +61,45 @@ struct Group {
     row_index: Tensor,
     /// `[segments * t]`, slots of the cache.
     slot_index: Tensor,
-    /// `[segments, 1, r, t]`, f32: 0 where a row attends a position, -inf elsewhere.
-    mask: Tensor,
+    /// One entry a window: `[segments, 1, r, t]`, f32, 0 where a row attends a position, -inf elsewhere.
+    masks: Vec<Tensor>,
 }
 
-impl Linear {
-    fn new(projection: Projection, device: &Device, dtype: DType) -> Result<Self> {
+impl Form for Place {
+    type Linear = Linear;
+    type Vector = Tensor;
+
+    fn linear(&self, projection: Projection) -> Result<Linear> {
         let Projection {
             out_features,
             in_features,
             weight,
             bias,
         } = projection;
-        let weight =
-            Tensor::from_vec(weight, (out_features, in_features), device)?.to_dtype(dtype)?;
+        let weight = Tensor::from_vec(weight, (out_features, in_features), &self.device)?
+            .to_dtype(self.dtype)?;
         let bias = bias
-            .map(|bias| Tensor::new(bias, device)?.to_dtype(dtype))
+            .map(|bias| Tensor::new(bias, &self.device)?.to_dtype(self.dtype))
             .transpose()?;
-        Ok(Self {
+        Ok(Linear {
             weight: weight.t()?,
             bias,
         })
     }
 
+    /// Norms multiply in f32.
+    fn vector(&self, values: Vec<f32>) -> Result<Tensor> {
+        Ok(Tensor::new(values, &self.device)?)
+    }
+}
+
+impl Place {
+    fn index(&self, values: &[u32]) -> Result<Tensor> {
+        Ok(Tensor::new(values, &self.device)?)
+    }
+}
+
+impl Linear {
     /// `x`: `[rows, in_features]`; returns `[rows, out_features]`.
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let product = x.matmul(&self.weight)?;
@@ -94,26 +110,77 @@ impl Linear {
     }
 }
 
+/// Returns `x / sqrt(mean(x²) + eps) * weight` over the last dimension, computed in f32.
+fn rms_norm(x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
+    let dtype = x.dtype();
+    let x = x.to_dtype(DType::F32)?;
+    let mean_square = x.sqr()?.mean_keepdim(D::Minus1)?;
+    let scale = (mean_square + f64::from(eps))?.sqrt()?.recip()?;
+    Ok(x.broadcast_mul(&scale)?
+        .broadcast_mul(weight)?
+        .to_dtype(dtype)?)
+}
+
+/// Returns `x` under the norm, or `x` itself where there is none.
+fn normed(x: &Tensor, norm: &Option<Tensor>, eps: f32) -> Result<Tensor> {
+    norm.as_ref()
+        .map_or_else(|| Ok(x.clone()), |weight| rms_norm(x, weight, eps))
+}
+
+/// Multiplies by a number, or leaves the tensor alone where that is 1.
+fn scaled(x: Tensor, factor: f32) -> Result<Tensor> {
+    Ok(if factor == 1.0 {
+        x
+    } else {
+        (x * f64::from(factor))?
+    })
+}
+
+/// Bounds each value `x` to `cap * tanh(x / cap)`, if there is a bound.
+fn soft_capped(x: Tensor, cap: Option<f32>) -> Result<Tensor> {
+    Ok(match cap {
+        None => x,
+        Some(cap) => ((x / f64::from(cap))?.tanh()? * f64::from(cap))?,
+    })
+}
+
 impl Block {
     /// Returns the residual stream `[rows, hidden_size]` after the block.
     fn forward(
         &self,
         network: &Network,
+        layer: &LayerConfig,
         plan: &Plan,
         cache: &(Tensor, Tensor),
         hidden: &Tensor,
     ) -> Result<Tensor> {
-        let normed = network.rms_norm(hidden, &self.input_layernorm)?;
-        let hidden = (hidden + self.attention(network, plan, cache, &normed)?)?;
-        let normed = network.rms_norm(&hidden, &self.post_attention_layernorm)?;
-        let gate_up = self.gate_up_proj.forward(&normed)?.chunk(2, D::Minus1)?;
-        let activated = (silu(&gate_up[0])? * &gate_up[1])?;
-        Ok((hidden + self.down_proj.forward(&activated)?)?)
+        let Config {
+            rms_norm_eps: eps,
+            residual_multiplier,
+            hidden_act,
+            ..
+        } = network.config;
+        let add = |hidden: &Tensor, output: Tensor, norm: &Option<Tensor>| -> Result<Tensor> {
+            let output = scaled(normed(&output, norm, eps)?, residual_multiplier)?;
+            Ok((hidden + output)?)
+        };
+        let x = normed(hidden, &self.attention_norm, eps)?;
+        let attended = self.attention(network, layer, plan, cache, &x)?;
+        let hidden = add(hidden, attended, &self.attention_post_norm)?;
+        let x = normed(&hidden, &self.mlp_norm, eps)?;
+        let mixed = match &self.mlp {
+            MlpWeights::Dense(weights) => gated(weights, hidden_act, &x)?,
+            MlpWeights::Experts { router, experts } => {
+                mixture(&network.config, router, experts, &x)?
+            }
+        };
+        add(&hidden, mixed, &self.mlp_post_norm)
     }
 
     fn attention(
         &self,
         network: &Network,
+        layer: &LayerConfig,
         plan: &Plan,
         cache: &(Tensor, Tensor),
         normed: &Tensor,
@@ -128,26 +195,87 @@ impl Block {
         let rows = normed.dim(0)?;
 
         let qkv = self.qkv_proj.forward(normed)?;
-        let q = qkv
-            .narrow(1, 0, query_size)?
-            .reshape((rows, heads, head_dim))?;
-        let k = qkv
-            .narrow(1, query_size, kv_size)?
-            .reshape((rows, kv_heads, head_dim))?;
+        let mut q = qkv.narrow(1, 0, query_size)?.contiguous()?;
+        let mut k = qkv.narrow(1, query_size, kv_size)?.contiguous()?;
         let v = qkv.narrow(1, query_size + kv_size, kv_size)?.contiguous()?;
-        let q = rotate(&q, &plan.cos, &plan.sin)?;
-        let k = rotate(&k, &plan.cos, &plan.sin)?.reshape((rows, kv_size))?;
+        if let Some((query_norm, key_norm)) = &self.qk_norm {
+            // The weight's width says whether the norm runs over a head or over all of them.
+            let each = |x: &Tensor, weight: &Tensor| {
+                let (rows, size) = x.dims2()?;
+                let width = weight.dim(0)?;
+                let x = x.reshape((rows, size / width, width))?;
+                Ok::<_, crate::ModelError>(
+                    rms_norm(&x, weight, config.rms_norm_eps)?.reshape((rows, size))?,
+                )
+            };
+            (q, k) = (each(&q, query_norm)?, each(&k, key_norm)?);
+        }
+        let mut q = q.reshape((rows, heads, head_dim))?;
+        let mut k = k.reshape((rows, kv_heads, head_dim))?;
+        if let Some(rope) = layer.rope {
+            let (cos, sin) = &plan.ropes[rope];
+            (q, k) = (rotate(&q, cos, sin)?, rotate(&k, cos, sin)?);
+        }
+        let k = k.reshape((rows, kv_size))?;
         cache.0.scatter_set(&plan.slots, &k, 0)?;
         cache.1.scatter_set(&plan.slots, &v, 0)?;
 
+        let window = network
+            .windows
+            .iter()
+            .position(|window| *window == layer.window)
+            .unwrap_or(0);
         let attended = plan
             .groups
             .iter()
-            .map(|group| group.attend(config, &q, cache))
+            .map(|group| group.attend(config, window, &q, cache))
             .collect::<Result<Vec<_>>>()?;
         let attended = Tensor::cat(&attended, 0)?.index_select(&plan.order, 0)?;
         self.o_proj.forward(&attended)
     }
+}
+
+/// Returns the output of a gated MLP, `[rows, hidden_size]`.
+fn gated(weights: &GatedWeights<Linear>, activation: Activation, x: &Tensor) -> Result<Tensor> {
+    let gate_up = weights.gate_up_proj.forward(x)?.chunk(2, D::Minus1)?;
+    let gate = match activation {
+        Activation::Silu => silu(&gate_up[0])?,
+        Activation::GeluTanh => gate_up[0].contiguous()?.gelu()?,
+    };
+    weights.down_proj.forward(&(gate * &gate_up[1])?)
+}
+
+/// Returns the weighted sum of each row's experts, `[rows, hidden_size]`; the choice is made on the host.
+fn mixture(
+    config: &Config,
+    router: &Linear,
+    experts: &[GatedWeights<Linear>],
+    x: &Tensor,
+) -> Result<Tensor> {
+    let mut out = x.zeros_like()?;
+    let Some(settings) = config.experts else {
+        return Ok(out);
+    };
+    let mut scores: Vec<Vec<f32>> = router.forward(x)?.to_dtype(DType::F32)?.to_vec2()?;
+    for scores in &mut scores {
+        choose(scores, settings.per_token, settings.normalised);
+    }
+    for (expert, weights) in experts.iter().enumerate() {
+        let (rows, chosen): (Vec<u32>, Vec<f32>) = (0..)
+            .zip(&scores)
+            .map(|(row, scores)| (row, scores[expert]))
+            .filter(|(_, weight)| *weight > 0.0)
+            .unzip();
+        if rows.is_empty() {
+            continue;
+        }
+        let count = rows.len();
+        let rows = Tensor::from_vec(rows, count, x.device())?;
+        let chosen = Tensor::from_vec(chosen, (count, 1), x.device())?.to_dtype(x.dtype())?;
+        let mixed = gated(weights, config.hidden_act, &x.index_select(&rows, 0)?)?;
+        out = out.index_add(&rows, &mixed.broadcast_mul(&chosen)?, 0)?;
+    }
+    Ok(out)
 }
 
 impl Group {
@@ -155,6 +283,7 @@ impl Group {
     fn attend(
         &self,
         config: &Config,
+        window: usize,
         q: &Tensor,
         (keys, values): &(Tensor, Tensor),
     ) -> Result<Tensor> {
@@ -183,8 +312,11 @@ impl Group {
             Ok(rows.transpose(1, 2)?.contiguous()?)
         };
         let scores = q.matmul(&gather(keys)?.t()?)?.to_dtype(DType::F32)?;
-        let scores = (scores * (1.0 / (head_dim as f64).sqrt()))?.reshape((s, heads, r, t))?;
-        let weights = softmax_last_dim(&scores.broadcast_add(&self.mask)?)?.to_dtype(q.dtype())?;
+        let scores = (scores * f64::from(config.attention_scale))?;
+        let scores = soft_capped(scores, config.attn_logit_softcapping)?;
+        let scores = scores.reshape((s, heads, r, t))?;
+        let scores = scores.broadcast_add(&self.masks[window])?;
+        let weights = softmax_last_dim(&scores)?.to_dtype(q.dtype())?;
         let attended = weights
             .reshape((s, kv_heads, group * r, t))?
             .matmul(&gather(values)?)?;
@@ -198,69 +330,64 @@ impl Group {
 }
 
 impl Network {
-    /// Moves the weights to the device, one block after another.
-    pub(super) fn new(
+    /// Reads the weights, one projection after another; each device takes as many blocks as the next, in order.
+    pub(super) fn read(
+        checkpoint: Checkpoint,
         config: &Config,
-        device: &Device,
+        devices: &[Device],
         dtype: Dtype,
-        outer: OuterTensors,
-        blocks: impl Iterator<Item = Result<BlockTensors>>,
     ) -> Result<Self> {
-        // candle's CPU multiplication takes no bf16; there the weights are rounded to it and held in f32.
-        let dtype = if dtype == Dtype::Bf16 && !device.is_cpu() {
-            DType::BF16
-        } else {
-            DType::F32
-        };
-        let linear = |projection| Linear::new(projection, device, dtype);
-        let vector = |values: Vec<f32>| Tensor::new(values, device)?.to_dtype(dtype);
-        let blocks = blocks.map(|tensors| {
-            let tensors = tensors?;
-            Ok(Block {
-                input_layernorm: vector(tensors.input_layernorm)?,
-                qkv_proj: linear(tensors.qkv_proj)?,
-                o_proj: linear(tensors.o_proj)?,
-                post_attention_layernorm: vector(tensors.post_attention_layernorm)?,
-                gate_up_proj: linear(tensors.gate_up_proj)?,
-                down_proj: linear(tensors.down_proj)?,
+        let places: Vec<Place> = devices
+            .iter()
+            .map(|device| Place {
+                device: device.clone(),
+                // candle's CPU multiplication takes no bf16; there the weights are rounded to it and held in f32.
+                dtype: if dtype == Dtype::Bf16 && !device.is_cpu() {
+                    DType::BF16
+                } else {
+                    DType::F32
+                },
             })
-        });
-        let shape = (config.vocab_size, config.hidden_size);
-        let embed_tokens = Tensor::from_vec(outer.embed_tokens, shape, device)?.to_dtype(dtype)?;
-        let head = match outer.lm_head {
-            Some(head) => Tensor::from_vec(head, shape, device)?.to_dtype(dtype)?,
-            None => embed_tokens.clone(),
-        };
+            .collect();
+        let mut windows = Vec::new();
+        for layer in &config.layers {
+            if !windows.contains(&layer.window) {
+                windows.push(layer.window);
+            }
+        }
+        let layers = config.num_hidden_layers;
+        let weights = Weights::read(checkpoint, config, |layer| {
+            &places[place_of(layer, layers, places.len())]
+        })?;
         Ok(Self {
-            blocks: blocks.collect::<Result<_>>()?,
-            lm_head: Linear {
-                weight: head.t()?,
-                bias: None,
-            },
-            embed_tokens,
-            norm: vector(outer.norm)?,
-            rope: RopeTable::new(config),
+            weights,
+            places,
+            windows,
+            ropes: config
+                .ropes
+                .iter()
+                .map(|rope| RopeTable::new(rope, config.max_position_embeddings))
+                .collect(),
             config: config.clone(),
-            device: device.clone(),
-            dtype,
         })
     }
 
     /// Returns the type of hidden states.
     pub(super) fn dtype(&self) -> DType {
-        self.dtype
+        self.places[0].dtype
     }
 
-    /// Makes an empty cache.
+    fn place_of(&self, layer: usize) -> usize {
+        place_of(layer, self.config.num_hidden_layers, self.places.len())
+    }
+
+    /// Makes an empty cache, each block's on its device.
     pub(super) fn new_cache(&self, slots: usize) -> Result<Layers> {
-        let room = || {
-            Tensor::zeros(
-                (slots, self.config.key_value_size()),
-                self.dtype,
-                &self.device,
-            )
-        };
-        let layers = self.blocks.iter().map(|_| Ok((room()?, room()?)));
+        let layers = (0..self.config.num_hidden_layers).map(|layer| {
+            let Place { device, dtype } = &self.places[self.place_of(layer)];
+            let room = || Tensor::zeros((slots, self.config.key_value_size()), *dtype, device);
+            Ok((room()?, room()?))
+        });
         Ok(Layers::Tensors(layers.collect::<Result<_>>()?))
     }
 
@@ -272,63 +399,73 @@ impl Network {
         mut hook: Option<&mut dyn Hook>,
         blocks: usize,
     ) -> Result<Tensor> {
-        let Some(Layers::Tensors(layers)) = &cache.layers else {
+        let Some(Layers::Tensors(caches)) = &cache.layers else {
             return Err(foreign_cache());
         };
-        if layers.len() != self.blocks.len() {
+        if caches.len() != self.weights.blocks.len() {
             return Err(foreign_cache());
         }
-        let plan = self.plan(batch)?;
-        let mut hidden = self
-            .embed_tokens
-            .index_select(&self.index(&batch.tokens)?, 0)?;
-        for (layer, (block, cache)) in self.blocks.iter().zip(layers).enumerate().take(blocks) {
-            hidden = block.forward(self, &plan, cache, &hidden)?;
+        let embeddings = self.weights.embed_tokens.weight.t()?;
+        let hidden = embeddings.index_select(&self.places[0].index(&batch.tokens)?, 0)?;
+        let mut hidden = scaled(hidden, self.config.embedding_multiplier)?;
+        let mut at = 0;
+        let mut plan = self.plan(batch, &self.places[at])?;
+        let blocks = self.weights.blocks.iter().zip(caches).take(blocks);
+        for (layer, (block, cache)) in blocks.enumerate() {
+            if self.place_of(layer) != at {
+                at = self.place_of(layer);
+                hidden = hidden.to_device(&self.places[at].device)?;
+                plan = self.plan(batch, &self.places[at])?;
+            }
+            let settings = &self.config.layers[layer];
+            hidden = block.forward(self, settings, &plan, cache, &hidden)?;
             if let Some(hook) = hook.as_mut().filter(|hook| hook.wants(layer))
                 && let Some(replacement) = call_hook(&mut **hook, layer, &batch.segments, &hidden)?
             {
                 hidden = replacement;
             }
         }
-        self.rms_norm(&hidden, &self.norm)
+        let hidden = hidden.to_device(self.weights.norm.device())?;
+        rms_norm(&hidden, &self.weights.norm, self.config.rms_norm_eps)
     }
 
     /// As [`Decoder::logits`](super::Decoder::logits).
     pub(super) fn logits(&self, hidden_rows: &Tensor) -> Result<Tensor> {
-        Ok(self.lm_head.forward(hidden_rows)?.to_dtype(DType::F32)?)
+        let head = self
+            .weights
+            .lm_head
+            .as_ref()
+            .unwrap_or(&self.weights.embed_tokens);
+        let rows = hidden_rows.to_device(head.weight.device())?;
+        let logits = head.forward(&rows)?.to_dtype(DType::F32)?;
+        let logits = scaled(logits, 1.0 / self.config.logits_scaling)?;
+        soft_capped(logits, self.config.final_logit_softcapping)
     }
 
-    /// Returns `x / sqrt(mean(x²) + eps) * weight` of each row, the mean in f32.
-    fn rms_norm(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-        let x = x.to_dtype(DType::F32)?;
-        let mean_square = x.sqr()?.mean_keepdim(D::Minus1)?;
-        let scale = (mean_square + f64::from(self.config.rms_norm_eps))?
-            .sqrt()?
-            .recip()?;
-        Ok(x.broadcast_mul(&scale)?
-            .to_dtype(self.dtype)?
-            .broadcast_mul(weight)?)
-    }
-
-    fn index(&self, values: &[u32]) -> Result<Tensor> {
-        Ok(Tensor::new(values, &self.device)?)
-    }
-
-    fn plan(&self, batch: &Batch) -> Result<Plan> {
-        let half = self.config.head_dim / 2;
-        let (mut cos, mut sin, mut slots) = (Vec::new(), Vec::new(), Vec::new());
-        for segment in &batch.segments {
-            for (position, slot) in (segment.position..).zip(segment.slots.clone()) {
-                let (row_cos, row_sin) = self.rope.at(position);
-                cos.extend_from_slice(row_cos);
-                sin.extend_from_slice(row_sin);
-                slots.push(slot as u32);
+    fn plan(&self, batch: &Batch, place: &Place) -> Result<Plan> {
+        let mut ropes = Vec::new();
+        for (table, config) in self.ropes.iter().zip(&self.config.ropes) {
+            let (mut cos, mut sin) = (Vec::new(), Vec::new());
+            for segment in &batch.segments {
+                for position in segment.position..segment.position + segment.len() {
+                    let (row_cos, row_sin) = table.at(position);
+                    cos.extend_from_slice(row_cos);
+                    sin.extend_from_slice(row_sin);
+                }
             }
+            let shape = (batch.tokens.len(), 1, config.rotary_dim / 2);
+            let tensor =
+                |values| Tensor::from_vec(values, shape, &place.device)?.to_dtype(place.dtype);
+            ropes.push((tensor(cos)?, tensor(sin)?));
         }
+        let slots: Vec<u32> = batch
+            .segments
+            .iter()
+            .flat_map(|segment| segment.slots.clone())
+            .map(|slot| slot as u32)
+            .collect();
         let rows = slots.len();
-        let table =
-            |values| Tensor::from_vec(values, (rows, 1, half), &self.device)?.to_dtype(self.dtype);
-        let slots = self.index(&slots)?.reshape((rows, 1))?;
+        let slots = place.index(&slots)?.reshape((rows, 1))?;
         let slots = slots
             .broadcast_as((rows, self.config.key_value_size()))?
             .contiguous()?;
@@ -336,7 +473,7 @@ impl Network {
         let mut order = Vec::new();
         let mut group_start = 0;
         for segments in similar(&batch.segments) {
-            let group = self.group(segments)?;
+            let group = self.group(segments, place)?;
             for (i, segment) in segments.iter().enumerate() {
                 let start = group_start + i * group.rows;
                 order.extend((start..start + segment.len()).map(|row| row as u32));
@@ -345,22 +482,21 @@ impl Network {
             groups.push(group);
         }
         Ok(Plan {
-            cos: table(cos)?,
-            sin: table(sin)?,
+            ropes,
             slots,
             groups,
-            order: self.index(&order)?,
+            order: place.index(&order)?,
         })
     }
 
-    fn group(&self, segments: &[Segment]) -> Result<Group> {
+    fn group(&self, segments: &[Segment], place: &Place) -> Result<Group> {
         let rows = segments.iter().map(Segment::len).max().unwrap_or(0);
         let positions = segments
             .iter()
             .map(|segment| segment.position + segment.len())
             .max()
             .unwrap_or(0);
-        let (mut row_index, mut slot_index, mut mask) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut row_index, mut slot_index) = (Vec::new(), Vec::new());
         for segment in segments {
             // Padding repeats the segment's first row, and its first slot under the mask.
             let padded_rows = segment
@@ -375,26 +511,39 @@ impl Network {
                 .flat_map(Clone::clone);
             let padded_slots = slots.chain(std::iter::repeat(segment.slots.start));
             slot_index.extend(padded_slots.take(positions).map(|slot| slot as u32));
-            for row in 0..rows {
-                let attended = segment.position + row.min(segment.len() - 1) + 1;
-                mask.extend((0..positions).map(|position| {
-                    if position < attended {
-                        0.0
-                    } else {
-                        f32::NEG_INFINITY
-                    }
-                }));
-            }
         }
+        let masks = self.windows.iter().map(|window| {
+            let mut mask = Vec::with_capacity(segments.len() * rows * positions);
+            for segment in segments {
+                for row in 0..rows {
+                    let end = segment.position + row.min(segment.len() - 1) + 1;
+                    let start = end.saturating_sub(window.unwrap_or(end));
+                    mask.extend((0..positions).map(|position| {
+                        if (start..end).contains(&position) {
+                            0.0
+                        } else {
+                            f32::NEG_INFINITY
+                        }
+                    }));
+                }
+            }
+            let shape = (segments.len(), 1, rows, positions);
+            Ok(Tensor::from_vec(mask, shape, &place.device)?)
+        });
         Ok(Group {
             segments: segments.len(),
             rows,
             positions,
-            row_index: self.index(&row_index)?,
-            slot_index: self.index(&slot_index)?,
-            mask: Tensor::from_vec(mask, (segments.len(), 1, rows, positions), &self.device)?,
+            row_index: place.index(&row_index)?,
+            slot_index: place.index(&slot_index)?,
+            masks: masks.collect::<Result<_>>()?,
         })
     }
+}
+
+/// Returns which of the places holds a layer: each holds a run of layers, as long as the others' within one.
+fn place_of(layer: usize, layers: usize, places: usize) -> usize {
+    layer * places / layers
 }
 
 /// Splits the segments, in order, into runs whose padding at most doubles the attention's work.
@@ -417,15 +566,19 @@ fn similar(segments: &[Segment]) -> Vec<&[Segment]> {
     runs
 }
 
-/// Turns each pair of dimensions `i` and `i + head_dim / 2` by its angle, as transformers' `rotate_half` does.
+/// Turns each pair of dimensions `i` and `i + rotary_dim / 2` by its angle, as transformers' `rotate_half` does.
 ///
-/// `x`: `[rows, heads, head_dim]`; `cos` and `sin`: `[rows, 1, head_dim / 2]`.
+/// `x`: `[rows, heads, head_dim]`; `cos` and `sin`: `[rows, 1, rotary_dim / 2]`.
 fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
-    let halves = x.chunk(2, D::Minus1)?;
-    let (first, second) = (&halves[0], &halves[1]);
-    let turned = [
+    let (half, head_dim) = (cos.dim(D::Minus1)?, x.dim(D::Minus1)?);
+    let first = x.narrow(D::Minus1, 0, half)?;
+    let second = x.narrow(D::Minus1, half, half)?;
+    let mut parts = vec![
         (first.broadcast_mul(cos)? - second.broadcast_mul(sin)?)?,
         (second.broadcast_mul(cos)? + first.broadcast_mul(sin)?)?,
     ];
-    Ok(Tensor::cat(&turned, D::Minus1)?)
+    if 2 * half < head_dim {
+        parts.push(x.narrow(D::Minus1, 2 * half, head_dim - 2 * half)?);
+    }
+    Ok(Tensor::cat(&parts, D::Minus1)?)
 }

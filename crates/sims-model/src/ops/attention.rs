@@ -3,14 +3,16 @@
 //! Keys lie in panels of sixteen slots, `[slots / 16, kv_heads * head_dim, 16]`, so that one multiply-add
 //! serves sixteen scores and no lanes are summed across; values lie row by row, each head padded to a
 //! multiple of sixteen. A score is the sum over the head's dimensions in order; the softmax sums its
-//! exponentials in sixteen lanes by position; an output is the sum over the positions in order. None of
-//! this depends on which slots hold the positions, nor on how they group into segments.
+//! exponentials in sixteen lanes by position from the row's first one on; an output is the sum over the
+//! positions in order, where those before the window weigh nothing. None of this depends on which slots hold
+//! the positions, nor on how they group into segments.
 
 use std::ops::Range;
 
 use rayon::prelude::*;
 
 use super::InstructionSet;
+use super::activation::soft_capped;
 use super::exp::exp;
 use super::lanes::{Kernel, LANES, Lanes};
 use super::linear::Spread;
@@ -59,7 +61,7 @@ impl HeadShape {
     }
 
     /// Returns the width of a row of keys.
-    fn key_size(&self) -> usize {
+    pub fn key_size(&self) -> usize {
         self.kv_heads * self.head_dim
     }
 
@@ -72,6 +74,17 @@ impl HeadShape {
     fn unit_heads(&self) -> usize {
         (4 / self.value_vectors()).clamp(1, self.kv_heads)
     }
+}
+
+/// How scores become weights.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Scoring {
+    /// What dot products are multiplied by.
+    pub scale: f32,
+    /// The bound of scores.
+    pub soft_cap: Option<f32>,
+    /// How many positions a row attends at most, itself included.
+    pub window: Option<usize>,
 }
 
 /// The keys and values of one layer.
@@ -117,7 +130,7 @@ pub struct Appender<'a> {
 }
 
 impl Appender<'_> {
-    /// Rotates queries and keys by their positions, and writes keys and values to the rows' slots.
+    /// Rotates queries and keys by their positions, if there is a table, and writes keys and values to the rows' slots.
     ///
     /// `qkv`: `[rows, qkv_size]`, f32, where `rows` are those of the batch; the queries are rotated in place.
     ///
@@ -126,7 +139,7 @@ impl Appender<'_> {
     pub unsafe fn append(
         self,
         set: InstructionSet,
-        rope: &RopeTable,
+        rope: Option<&RopeTable>,
         segments: &[Segment],
         rows: Range<usize>,
         qkv: &mut [f32],
@@ -143,7 +156,7 @@ impl Appender<'_> {
 
 struct Append<'a> {
     cache: Appender<'a>,
-    rope: &'a RopeTable,
+    rope: Option<&'a RopeTable>,
     segments: &'a [Segment],
     rows: Range<usize>,
     qkv: &'a mut [f32],
@@ -166,13 +179,15 @@ impl Kernel for Append<'_> {
             })
         });
         for (row, position, slot) in rows {
-            let (cos, sin) = self.rope.at(position);
             let qkv =
                 &mut self.qkv[(row - self.rows.start) * shape.qkv_size()..][..shape.qkv_size()];
             let (queries_and_keys, values) =
                 qkv.split_at_mut(shape.query_size() + shape.key_size());
-            for head in queries_and_keys.chunks_exact_mut(shape.head_dim) {
-                rotate(head, cos, sin);
+            if let Some(rope) = self.rope {
+                let (cos, sin) = rope.at(position);
+                for head in queries_and_keys.chunks_exact_mut(shape.head_dim) {
+                    rotate(&mut head[..2 * cos.len()], cos, sin);
+                }
             }
             let panel = slot / LANES * shape.key_size();
             for (i, &key) in queries_and_keys[shape.query_size()..].iter().enumerate() {
@@ -193,7 +208,7 @@ impl Kernel for Append<'_> {
     }
 }
 
-/// Turns each pair of dimensions `i` and `i + head_dim / 2` by its angle, as transformers' `rotate_half` does.
+/// Turns each pair of dimensions `i` and `i + rotary_dim / 2` by its angle, as transformers' `rotate_half` does.
 #[inline(always)]
 fn rotate(head: &mut [f32], cos: &[f32], sin: &[f32]) {
     let (first, second) = head.split_at_mut(cos.len());
@@ -223,7 +238,7 @@ fn segments_of<'a>(
         })
 }
 
-/// Attends from the rows' queries to their contexts and themselves: `softmax(q · kᵀ / √head_dim) · v`.
+/// Attends from the rows' queries to their contexts and themselves: `softmax(q · kᵀ · scale) · v`.
 ///
 /// `qkv`: `[rows, qkv_size]` with rotated queries; `out`: `[rows, query_size]`; both f32, for `rows` of the
 /// batch. Every slot attended has been appended.
@@ -234,6 +249,7 @@ pub fn attend(
     rows: Range<usize>,
     qkv: &[f32],
     out: &mut [f32],
+    scoring: Scoring,
     (spread, scratch): (Spread, &ScratchPool),
 ) {
     let shape = cache.shape;
@@ -249,6 +265,7 @@ pub fn attend(
                 kv_heads,
                 first_row,
                 qkv,
+                scoring,
                 scores,
                 out,
             });
@@ -301,6 +318,7 @@ struct Unit<'a> {
     first_row: usize,
     /// `[rows, qkv_size]`.
     qkv: &'a [f32],
+    scoring: Scoring,
     /// Room for `[kv_heads, queries, positions]`.
     scores: &'a mut Vec<f32>,
     /// `[rows, query_size]`.
@@ -338,8 +356,10 @@ impl Kernel for Unit<'_> {
             .chunks_exact_mut(stride)
             .enumerate()
         {
-            let positions = self.positions(i % queries / shape.group());
-            row[stride - 1] = exponentials(lanes, &mut row[..positions]);
+            let row_in_unit = i % queries / shape.group();
+            let first = self.first_position(row_in_unit);
+            row[..first].fill(0.0);
+            row[stride - 1] = exponentials(lanes, &mut row[first..self.positions(row_in_unit)]);
         }
         self.weigh_all(lanes, queries, &scores, stride);
         *self.scores = scores;
@@ -347,16 +367,37 @@ impl Kernel for Unit<'_> {
 }
 
 impl Unit<'_> {
-    /// Returns how many positions the unit's row `row` attends, itself included.
+    /// Returns how many positions lie before the window of the unit's first row; no row attends them.
     #[inline(always)]
-    fn positions(&self, row: usize) -> usize {
-        self.segment.position + self.rows.start - self.segment.rows.start + row + 1
+    fn skipped(&self) -> usize {
+        let all = self.segment.position + self.rows.start - self.segment.rows.start + 1;
+        all.saturating_sub(self.scoring.window.unwrap_or(all))
     }
 
-    /// Returns the ranges of slots that the segment attends, its own last.
+    /// Returns the end of the positions that the unit's row `row` attends, itself included, after the skipped ones.
     #[inline(always)]
-    fn spans(&self) -> impl Iterator<Item = &Range<usize>> {
-        self.segment.context.iter().chain([&self.segment.slots])
+    fn positions(&self, row: usize) -> usize {
+        let all = self.segment.position + self.rows.start - self.segment.rows.start + row + 1;
+        all - self.skipped()
+    }
+
+    /// Returns the first position that the unit's row `row` attends, after the skipped ones.
+    #[inline(always)]
+    fn first_position(&self, row: usize) -> usize {
+        let end = self.positions(row);
+        end.saturating_sub(self.scoring.window.unwrap_or(end))
+    }
+
+    /// Returns the ranges of slots that the unit's rows attend, the segment's own last.
+    #[inline(always)]
+    fn spans(&self) -> impl Iterator<Item = Range<usize>> {
+        let mut skipped = self.skipped();
+        let spans = self.segment.context.iter().chain([&self.segment.slots]);
+        spans.map(move |span| {
+            let before = skipped.min(span.len());
+            skipped -= before;
+            span.start + before..span.end
+        })
     }
 
     /// Writes `Q` rows of scaled scores, `P` panels of keys at a time.
@@ -414,12 +455,15 @@ impl Unit<'_> {
         stride: usize,
         scores: &mut [f32],
     ) {
-        let scale = lanes.splat(1.0 / (self.cache.shape.head_dim as f32).sqrt());
+        let scale = lanes.splat(self.scoring.scale);
         let from = slots.start.max(panel * LANES);
         let to = slots.end.min((panel + 1) * LANES);
         for q in 0..Q {
             let out = &mut scores[q * stride + position + from - slots.start..][..to - from];
-            let scaled = lanes.mul(found[q], scale);
+            let mut scaled = lanes.mul(found[q], scale);
+            if let Some(cap) = self.scoring.soft_cap {
+                scaled = soft_capped(lanes, cap, scaled);
+            }
             if let Some(out) = out.first_chunk_mut::<LANES>() {
                 lanes.store(scaled, out);
             } else {

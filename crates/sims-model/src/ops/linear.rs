@@ -115,6 +115,31 @@ impl PackedLinear {
         }
     }
 
+    /// Writes the weights of one output, `[in_features]`, as an embedding is looked up.
+    pub fn weights_of(&self, output: usize, weights: &mut [f32]) {
+        let (panel, lane) = (output / PANEL, output % PANEL);
+        let rows = panel * self.in_features..(panel + 1) * self.in_features;
+        match &self.panels {
+            Panels::F32(panels) => {
+                for (weight, row) in weights.iter_mut().zip(&panels[rows]) {
+                    *weight = row[lane];
+                }
+            }
+            Panels::Bf16(panels) => {
+                let pair = lane / (2 * LANES) * LANES + lane % LANES;
+                let upper = lane / LANES % 2 == 1;
+                for (weight, row) in weights.iter_mut().zip(&panels[rows]) {
+                    let bits = row[pair];
+                    *weight = f32::from_bits(if upper {
+                        bits & 0xffff_0000
+                    } else {
+                        bits << 16
+                    });
+                }
+            }
+        }
+    }
+
     /// Computes `x · weightᵀ + bias`, f32 sums.
     ///
     /// `x`: `[rows, in_features]`; `out`: `[rows, out_features]`, both f32.

@@ -16,6 +16,11 @@ pub fn rms_norm(set: InstructionSet, x: &[f32], weight: &[f32], eps: f32, out: &
     });
 }
 
+/// As [`rms_norm`], in place.
+pub fn rms_norm_in_place(set: InstructionSet, x: &mut [f32], weight: &[f32], eps: f32) {
+    set.run(RmsNormInPlace { x, weight, eps });
+}
+
 struct RmsNorm<'a> {
     x: &'a [f32],
     weight: &'a [f32],
@@ -30,13 +35,38 @@ impl Kernel for RmsNorm<'_> {
     fn run<L: Lanes>(self, lanes: L) {
         let n = self.weight.len();
         for (x, out) in self.x.chunks_exact(n).zip(self.out.chunks_exact_mut(n)) {
-            let mean_square = sum_of_squares(lanes, x) / n as f32;
-            let scale = 1.0 / (mean_square + self.eps).sqrt();
+            let scale = scale(lanes, x, self.eps);
             for ((out, x), weight) in out.iter_mut().zip(x).zip(self.weight) {
                 *out = x * scale * weight;
             }
         }
     }
+}
+
+struct RmsNormInPlace<'a> {
+    x: &'a mut [f32],
+    weight: &'a [f32],
+    eps: f32,
+}
+
+impl Kernel for RmsNormInPlace<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        for x in self.x.chunks_exact_mut(self.weight.len()) {
+            let scale = scale(lanes, x, self.eps);
+            for (x, weight) in x.iter_mut().zip(self.weight) {
+                *x = *x * scale * weight;
+            }
+        }
+    }
+}
+
+/// Returns `1 / sqrt(mean(x²) + eps)`.
+#[inline(always)]
+fn scale<L: Lanes>(lanes: L, x: &[f32], eps: f32) -> f32 {
+    1.0 / (sum_of_squares(lanes, x) / x.len() as f32 + eps).sqrt()
 }
 
 #[inline(always)]
@@ -75,6 +105,9 @@ mod tests {
             let mut other = vec![0.0; x.len()];
             rms_norm(set, &x, &weight, 1e-5, &mut other);
             assert_eq!(first, other, "{}", set.name());
+            other.copy_from_slice(&x);
+            rms_norm_in_place(set, &mut other, &weight, 1e-5);
+            assert_eq!(first, other, "{} in place", set.name());
         }
     }
 }

@@ -68,7 +68,7 @@ impl Copy {
     fn refusal(&self) -> (ModelError, String) {
         let loaded = Decoder::load(
             self.directory.path(),
-            &Device::Cpu,
+            &[Device::Cpu],
             Dtype::F32,
             Kernels::Fastest,
         );

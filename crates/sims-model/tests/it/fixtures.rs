@@ -9,7 +9,12 @@ use sims_model::decoder::Kernels;
 use sims_model::{Batch, Decoder, Device, Dtype, Hook, KvCache, Result, Segment, Tensor};
 
 /// Every checkpoint; what each is for is in its name and in `make.py`.
-pub(crate) const NAMES: [&str; 9] = [
+pub(crate) const NAMES: [&str; 31] = [
+    "gemma2",
+    "gemma3-multimodal",
+    "gemma3-text",
+    "gemma3-text-v4",
+    "granite",
     "llama-biases-head-dim",
     "llama-gqa-untied",
     "llama-linear-rope",
@@ -18,7 +23,24 @@ pub(crate) const NAMES: [&str; 9] = [
     "llama-llama3-rope-v4",
     "llama-mha-tied",
     "mistral",
+    "mistral-window",
+    "mixtral",
+    "mixtral-window",
+    "olmo2",
+    "phi3",
+    "phi3-longrope",
+    "phi3-longrope-v4",
+    "phi3-window",
     "qwen2",
+    "qwen2-window",
+    "qwen2-window-v5",
+    "qwen2-yarn",
+    "qwen3",
+    "qwen3-moe",
+    "qwen3-moe-unnormed",
+    "qwen3-window",
+    "qwen3-yarn",
+    "smollm3",
 ];
 
 /// The number of prompts of a checkpoint.
@@ -46,7 +68,7 @@ impl Fixture {
     }
 
     pub(crate) fn decoder(&self, dtype: Dtype, kernels: Kernels) -> Decoder {
-        Decoder::load(&self.directory, &Device::Cpu, dtype, kernels).unwrap()
+        Decoder::load(&self.directory, &[Device::Cpu], dtype, kernels).unwrap()
     }
 
     /// Returns the rows of a two-dimensional reference, if there is one of this name.
@@ -197,5 +219,11 @@ pub(crate) fn wide_decoder() -> Decoder {
     });
     safetensors::serialize_to_file(views, None, &directory.path().join("model.safetensors"))
         .unwrap();
-    Decoder::load(directory.path(), &Device::Cpu, Dtype::F32, Kernels::Fastest).unwrap()
+    Decoder::load(
+        directory.path(),
+        &[Device::Cpu],
+        Dtype::F32,
+        Kernels::Fastest,
+    )
+    .unwrap()
 }

@@ -75,7 +75,13 @@ pub(crate) fn decoder() -> Decoder {
     });
     let file = directory.path().join("model.safetensors");
     safetensors::serialize_to_file(views, None, &file).unwrap();
-    Decoder::load(directory.path(), &Device::Cpu, Dtype::F32, Kernels::Fastest).unwrap()
+    Decoder::load(
+        directory.path(),
+        &[Device::Cpu],
+        Dtype::F32,
+        Kernels::Fastest,
+    )
+    .unwrap()
 }
 
 /// Made-up tokens, different for each `stream`.
