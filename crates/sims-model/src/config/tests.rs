@@ -1,4 +1,5 @@
 use super::*;
+use crate::rope::RopeScaling;
 
 fn parse(edit: impl Fn(&mut Map<String, Value>)) -> Result<Config> {
     let mut value: Value = serde_json::json!({
@@ -56,9 +57,9 @@ fn both_generations_of_rope_keys_are_read() {
         keys.insert("rope_parameters".into(), parameters);
     });
     assert_eq!(old, new.expect("valid"));
-    assert_eq!(old.rope_theta, 500_000.0);
+    assert_eq!(old.ropes[0].theta, 500_000.0);
     assert!(matches!(
-        old.rope_scaling,
+        old.ropes[0].scaling,
         RopeScaling::Llama3 {
             original_max_position_embeddings: 32,
             ..
@@ -77,7 +78,7 @@ fn absent_keys_take_the_class_defaults() {
         (
             config.num_key_value_heads,
             config.head_dim,
-            config.rope_theta
+            config.ropes[0].theta
         ),
         (4, 4, 10_000.0)
     );
@@ -99,20 +100,27 @@ fn what_is_not_computed_is_refused_by_name() {
         "config.json: model_type: `gemma` is not one of gemma2, gemma3, gemma3_text, granite, llama, mistral, mixtral, \
          olmo2, phi3, qwen2, qwen3, qwen3_moe, smollm3"
     );
-    assert!(refusal("hidden_act", "gelu".into()).contains("hidden_act: `gelu`"));
+    assert!(refusal("hidden_act", "relu2".into()).contains("hidden_act: `relu2`"));
     assert!(refusal("sliding_window", 512.into()).contains("sliding_window"));
-    assert!(refusal("partial_rotary_factor", 0.5.into()).contains("partial_rotary_factor"));
+    assert!(refusal("partial_rotary_factor", 0.3.into()).contains("partial_rotary_factor"));
     assert!(
         refusal("layer_types", serde_json::json!(["sliding_attention"])).contains("layer_types")
     );
+    let sliding = serde_json::json!(["full_attention", "sliding_attention"]);
+    assert!(refusal("layer_types", sliding).contains("sliding_window: is missing"));
+    let chunked = serde_json::json!(["full_attention", "chunked_attention"]);
+    assert!(refusal("layer_types", chunked).contains("\"chunked_attention\" is not computed"));
     assert!(refusal("quantization_config", serde_json::json!({})).contains("quantization_config"));
     assert_eq!(
         refusal(
             "rope_scaling",
-            serde_json::json!({"type": "yarn", "factor": 2.0})
+            serde_json::json!({"type": "dynamic", "factor": 2.0})
         ),
-        "config.json: rope_scaling.type: `yarn` is not one of default, linear, llama3"
+        "config.json: rope_scaling.type: `dynamic` is not one of default, linear, llama3, yarn, longrope"
     );
+    let longrope =
+        serde_json::json!({"type": "longrope", "short_factor": [1.0], "long_factor": [2.0]});
+    assert!(refusal("rope_scaling", longrope).contains("1 factors for 2 pairs"));
     assert!(
         refusal("rope_parameters", serde_json::json!({"rope_theta": 1e4})).contains("contradicts")
     );
@@ -122,21 +130,79 @@ fn what_is_not_computed_is_refused_by_name() {
 }
 
 #[test]
-fn mistral_needs_an_explicit_null_window() {
-    let mistral = |window: bool| {
-        parse(|keys| {
-            keys.insert("model_type".into(), "mistral".into());
-            if window {
-                keys.insert("sliding_window".into(), Value::Null);
-            }
-        })
+fn an_unknown_switch_is_refused_whatever_its_level() {
+    assert_eq!(
+        refusal("attention_multiplier", 0.5.into()),
+        "config.json: attention_multiplier: 0.5 is a switch that is not computed for the llama family; \
+         null, or no such key, is accepted"
+    );
+    let nested = serde_json::json!({"rope_type": "linear", "factor": 2.0, "twist": true});
+    assert!(refusal("rope_scaling", nested).contains("rope_scaling.twist: true is a switch"));
+    // A null is no switch, and some switches are neutral where they stand.
+    for (key, value) in [
+        ("attention_multiplier", Value::Null),
+        ("rope_interleaved", false.into()),
+        ("transformers_version", "5.0".into()),
+    ] {
+        assert!(
+            parse(|keys| drop(keys.insert(key.into(), value.clone()))).is_ok(),
+            "{key}"
+        );
+    }
+    assert!(refusal("rope_interleaved", true.into()).contains("rope_interleaved"));
+}
+
+#[test]
+fn windows_follow_the_family() {
+    let windows = |model_type: &str, edit: &dyn Fn(&mut Map<String, Value>)| {
+        let config = parse(|keys| {
+            keys.insert("model_type".into(), model_type.into());
+            edit(keys);
+        });
+        let layers = config.expect("valid").layers;
+        layers.iter().map(|layer| layer.window).collect::<Vec<_>>()
     };
-    assert!(mistral(true).is_ok());
-    assert!(
-        mistral(false)
-            .expect_err("refused")
-            .to_string()
-            .contains("sliding_window")
+    let window =
+        |keys: &mut Map<String, Value>| drop(keys.insert("sliding_window".into(), 8.into()));
+    let null =
+        |keys: &mut Map<String, Value>| drop(keys.insert("sliding_window".into(), Value::Null));
+    assert_eq!(windows("mistral", &window), [Some(8), Some(8)]);
+    assert_eq!(windows("mistral", &null), [None, None]);
+    // An absent key is 4096 to the class.
+    assert_eq!(windows("mistral", &|_| ()), [Some(4096), Some(4096)]);
+    assert_eq!(windows("gemma2", &window), [Some(8), None]);
+    // Qwen reads the window only where a switch is on, and then from max_window_layers on.
+    assert_eq!(windows("qwen2", &window), [None, None]);
+    let switched = |keys: &mut Map<String, Value>| {
+        window(keys);
+        keys.insert("use_sliding_window".into(), true.into());
+        keys.insert("max_window_layers".into(), 1.into());
+    };
+    assert_eq!(windows("qwen2", &switched), [None, Some(8)]);
+    assert_eq!(windows("qwen3", &switched), [None, Some(8)]);
+}
+
+#[test]
+fn the_text_part_of_a_gemma_3_takes_the_class_defaults() {
+    let text = serde_json::json!({"model_type": "gemma3_text", "hidden_size": 2560, "intermediate_size": 10240,
+        "num_hidden_layers": 34, "sliding_window": 1024, "rope_scaling": {"rope_type": "linear", "factor": 8.0}});
+    let wrapper = serde_json::json!({"model_type": "gemma3", "text_config": text, "vision_config": {},
+        "mm_tokens_per_image": 256, "eos_token_id": [1, 106]});
+    let config = Config::parse(&wrapper.to_string(), Path::new("config.json")).expect("valid");
+    assert_eq!(
+        (config.num_attention_heads, config.num_key_value_heads),
+        (8, 4)
+    );
+    assert_eq!((config.head_dim, config.vocab_size), (256, 262_208));
+    assert_eq!(config.eos_token_ids, [1, 106]);
+    assert_eq!(
+        (config.layers[4].window, config.layers[5].window),
+        (Some(1024), None)
+    );
+    let global = &config.ropes[config.layers[5].rope.expect("turned")];
+    assert_eq!(
+        (global.theta, &global.scaling),
+        (1e6, &RopeScaling::Linear { factor: 8.0 })
     );
 }
 

@@ -213,14 +213,18 @@ fn a_shard_or_file_that_is_not_there_is_named() {
 #[test]
 fn unknown_families_and_rope_types_are_refused_with_the_known_ones() {
     let copy = Copy::of("llama-llama3-rope");
-    copy.edit_config(|config| config["rope_parameters"]["rope_type"] = "longrope".into());
-    let expected =
-        "config.json: rope_parameters.rope_type: `longrope` is not one of default, linear, llama3";
+    copy.edit_config(|config| config["rope_parameters"]["rope_type"] = "dynamic".into());
+    let expected = "config.json: rope_parameters.rope_type: `dynamic` is not one of default, linear, llama3, yarn, \
+                    longrope";
     assert_eq!(copy.refusal().1, expected);
+    let known: Vec<_> = sims_model::config::known_families().collect();
     copy.edit_config(|config| config["model_type"] = "gpt2".into());
     assert_eq!(
         copy.refusal().1,
-        "config.json: model_type: `gpt2` is not one of llama, mistral, qwen2"
+        format!(
+            "config.json: model_type: `gpt2` is not one of {}",
+            known.join(", ")
+        )
     );
     fs::write(copy.path("config.json"), "{").unwrap();
     assert_eq!(copy.refusal().1, "config.json is not valid");
