@@ -1,9 +1,10 @@
 //! Against transformers: logits, every block's output, greedy tokens, on every kind of checkpoint.
 
 use sims_model::decoder::Kernels;
-use sims_model::{Batch, Dtype, KvCache};
+use sims_model::{Batch, Decoder, Device, Dtype, KvCache};
 
 use crate::fixtures::{CaptureAll, Fixture, NAMES, PROMPTS, assert_close, batch_of, logits, run};
+use crate::random_model::Push;
 
 /// What f32 sums in another order may move a logit by; logits and states are of size 5 to 20.
 const F32_TOLERANCE: f32 = 1e-4;
@@ -58,6 +59,43 @@ fn a_ragged_batch_matches_transformers_with_padding() {
                 F32_TOLERANCE,
                 &format!("{name}, {kernels:?}"),
             );
+        }
+    }
+}
+
+#[test]
+fn steered_logits_match_transformers_with_a_forward_hook() {
+    for name in NAMES {
+        let fixture = Fixture::open(name);
+        for kernels in BOTH {
+            let decoder = fixture.decoder(Dtype::F32, kernels);
+            for (i, prompt) in fixture.prompts().into_iter().enumerate() {
+                let mut push = Push { layer: 1, by: 0.5 };
+                let found = logits(&decoder, &[prompt], Some(&mut push));
+                let expected = fixture.rows(&format!("steered.{i}")).unwrap();
+                let what = format!("{name}, prompt {i}, {kernels:?}");
+                assert_close(&found, &expected, F32_TOLERANCE, &what);
+            }
+        }
+    }
+}
+
+#[test]
+fn layers_on_several_devices_give_what_one_device_gives() {
+    for name in NAMES {
+        let fixture = Fixture::open(name);
+        let expected = logits(
+            &fixture.decoder(Dtype::F32, Kernels::Candle),
+            &fixture.prompts(),
+            None,
+        );
+        for devices in [2, 3] {
+            // The CPU stands in for each device: weights, cache and plan are split as they are over CUDA devices.
+            let devices = vec![Device::Cpu; devices];
+            let decoder =
+                Decoder::load(&fixture.directory, &devices, Dtype::F32, Kernels::Fastest).unwrap();
+            let found = logits(&decoder, &fixture.prompts(), None);
+            assert_eq!(found, expected, "{name}, {} devices", devices.len());
         }
     }
 }
