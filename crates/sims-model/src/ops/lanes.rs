@@ -29,8 +29,10 @@ pub trait Lanes: Copy {
     fn load(self, x: &[f32; LANES]) -> Self::V;
     /// Writes the lanes to `out`.
     fn store(self, v: Self::V, out: &mut [f32; LANES]);
-    /// Returns two times sixteen lanes: those of the lower and of the upper halves of `x`, as bf16.
-    fn load_bf16_pairs(self, x: &[u32; LANES]) -> [Self::V; 2];
+    /// Returns the lower halves of `x`, which are bf16.
+    fn load_lower_bf16(self, x: &[u32; LANES]) -> Self::V;
+    /// Returns the upper halves of `x`, which are bf16.
+    fn load_upper_bf16(self, x: &[u32; LANES]) -> Self::V;
     /// Returns `a + b`.
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     /// Returns `a - b`.
@@ -47,6 +49,21 @@ pub trait Lanes: Copy {
     fn min(self, a: Self::V, b: Self::V) -> Self::V;
     /// Returns `2^n` for whole `n` from -126 to 127, given `n` plus [`ROUNDING_SHIFT`].
     fn exp2_of_shifted(self, shifted: Self::V) -> Self::V;
+
+    /// Multiplies pairs of bf16: adds to `sums[r][w]` the product of the upper halves of `x[r]` and `weights[w]`,
+    /// then that of the lower halves.
+    ///
+    /// Each addition rounds once, to f32. This is AVX-512's `vdpbf16ps`, but for one thing: that instruction
+    /// takes denormal numbers as zero and never returns one. Callers see to it that none occur.
+    #[inline(always)]
+    fn mul_add_pairs<const R: usize, const W: usize>(
+        self,
+        x: [u32; R],
+        weights: [&[u32; LANES]; W],
+        sums: &mut [[Self::V; W]; R],
+    ) {
+        mul_add_halves(self, x, weights, sums);
+    }
 
     /// Returns the lanes of a slice of at most sixteen, with `fill` in the others.
     #[inline(always)]
@@ -90,6 +107,35 @@ pub trait Lanes: Copy {
     }
 }
 
+/// [`Lanes::mul_add_pairs`] in f32.
+#[inline(always)]
+fn mul_add_halves<L: Lanes, const R: usize, const W: usize>(
+    lanes: L,
+    x: [u32; R],
+    weights: [&[u32; LANES]; W],
+    sums: &mut [[L::V; W]; R],
+) {
+    let mut halves = [lanes.splat(0.0); W];
+    for w in 0..W {
+        halves[w] = lanes.load_upper_bf16(weights[w]);
+    }
+    for r in 0..R {
+        let x = lanes.splat(f32::from_bits(x[r] & 0xffff_0000));
+        for w in 0..W {
+            sums[r][w] = lanes.mul_add(x, halves[w], sums[r][w]);
+        }
+    }
+    for w in 0..W {
+        halves[w] = lanes.load_lower_bf16(weights[w]);
+    }
+    for r in 0..R {
+        let x = lanes.splat(f32::from_bits(x[r] << 16));
+        for w in 0..W {
+            sums[r][w] = lanes.mul_add(x, halves[w], sums[r][w]);
+        }
+    }
+}
+
 /// Adding this to a small f32 rounds it to a whole number, half to even, and leaves that number in the low bits.
 pub const ROUNDING_SHIFT: f32 = 12_582_912.0; // 1.5 * 2^23
 
@@ -109,7 +155,9 @@ pub struct InstructionSet(Choice);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Choice {
     #[cfg(target_arch = "x86_64")]
-    Avx512(avx512::Avx512),
+    Avx512Bf16(avx512::Avx512<true>),
+    #[cfg(target_arch = "x86_64")]
+    Avx512(avx512::Avx512<false>),
     #[cfg(target_arch = "x86_64")]
     Avx2(avx2::Avx2),
     Portable(portable::Portable),
@@ -126,7 +174,8 @@ impl InstructionSet {
         let mut all = Vec::new();
         #[cfg(target_arch = "x86_64")]
         {
-            all.extend(avx512::Avx512::detect().map(Choice::Avx512));
+            all.extend(avx512::Avx512::<true>::detect().map(Choice::Avx512Bf16));
+            all.extend(avx512::Avx512::<false>::detect().map(Choice::Avx512));
             all.extend(avx2::Avx2::detect().map(Choice::Avx2));
         }
         all.push(Choice::Portable(portable::Portable));
@@ -136,6 +185,8 @@ impl InstructionSet {
     /// Returns the usual name of the instructions.
     pub fn name(self) -> &'static str {
         match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Choice::Avx512Bf16(_) => "avx512bf16",
             #[cfg(target_arch = "x86_64")]
             Choice::Avx512(_) => "avx512",
             #[cfg(target_arch = "x86_64")]
@@ -147,6 +198,8 @@ impl InstructionSet {
     /// Does the work, compiled for these instructions.
     pub fn run<K: Kernel>(self, kernel: K) -> K::Output {
         match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Choice::Avx512Bf16(lanes) => lanes.run(kernel),
             #[cfg(target_arch = "x86_64")]
             Choice::Avx512(lanes) => lanes.run(kernel),
             #[cfg(target_arch = "x86_64")]
@@ -177,7 +230,7 @@ mod tests {
             let pairs: [u32; LANES] =
                 std::array::from_fn(|lane| 0x3f80_4000 + lane as u32 * 0x0011_0023);
             let (a, b) = (lanes.load(&numbers), lanes.load_part(&numbers[3..15], 0.7));
-            let [low, high] = lanes.load_bf16_pairs(&pairs);
+            let (low, high) = (lanes.load_lower_bf16(&pairs), lanes.load_upper_bf16(&pairs));
             let results = [
                 lanes.add(a, b),
                 lanes.sub(a, b),

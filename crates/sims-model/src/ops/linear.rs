@@ -2,13 +2,14 @@
 //!
 //! Weights are packed once, at load, into panels of 64 outputs: for each input the 64 weights lie side
 //! by side. One tile of the product is a few rows by up to 64 outputs, all of whose sums stay in
-//! registers. Each sum adds its products in the order of the inputs, one fused multiply-add at a time,
-//! whatever the tile, so that a row's outputs do not depend on the rows beside it.
+//! registers. Each sum adds its products in a fixed order, one fused multiply-add at a time, whatever the
+//! tile, so that a row's outputs do not depend on the rows beside it: in f32 in the order of the inputs, in
+//! bf16 by pairs of inputs, the second of a pair before the first.
 
-use half::bf16;
 use rayon::prelude::*;
 
 use super::InstructionSet;
+use super::bf16;
 use super::lanes::{Kernel, LANES, Lanes};
 use super::shared_slice::SharedSlice;
 use crate::Dtype;
@@ -25,10 +26,12 @@ pub struct PackedLinear {
     bias: Option<Vec<f32>>,
 }
 
-/// The packed weights, `[panels, in_features]` of 64 outputs each; those past the last output are zero.
+/// The packed weights: for each panel and each input, 64 outputs; those past the last output are zero.
 enum Panels {
+    /// `[panels, in_features]`.
     F32(Vec<[f32; PANEL]>),
-    Bf16(Vec<[u32; PANEL / 2]>),
+    /// `[panels, in_features / 2]`, pairs of inputs; an odd number of inputs ends in a pair with zero.
+    Bf16(Vec<[u32; PANEL]>),
 }
 
 /// What happens to the outputs.
@@ -50,7 +53,7 @@ pub enum Spread {
 }
 
 impl PackedLinear {
-    /// Packs a layer's weights; with [`Dtype::Bf16`] they are rounded to it.
+    /// Packs a layer's weights; with [`Dtype::Bf16`] they are rounded to it, and inputs will be.
     pub fn pack(projection: Projection, dtype: Dtype) -> Self {
         let Projection {
             out_features,
@@ -60,33 +63,33 @@ impl PackedLinear {
         } = projection;
         let panel_weight = |panel: usize, input: usize, lane: usize| {
             let output = panel * PANEL + lane;
-            if output < out_features {
+            if output < out_features && input < in_features {
                 weight[output * in_features + input]
             } else {
                 0.0
             }
         };
-        let rows = (0..out_features.div_ceil(PANEL))
-            .flat_map(|panel| (0..in_features).map(move |input| (panel, input)));
+        let rows = |step: usize| {
+            let inputs = move |panel| (0..in_features).step_by(step).map(move |i| (panel, i));
+            (0..out_features.div_ceil(PANEL)).flat_map(inputs)
+        };
         let panels = match dtype {
             Dtype::F32 => Panels::F32(
-                rows.map(|(panel, input)| {
-                    std::array::from_fn(|lane| panel_weight(panel, input, lane))
-                })
-                .collect(),
-            ),
-            // Element i of 16 holds outputs i (lower half) and 16 + i (upper half) of each 32.
-            Dtype::Bf16 => Panels::Bf16(
-                rows.map(|(panel, input)| {
-                    std::array::from_fn(|i| {
-                        let lane = i / LANES * 2 * LANES + i % LANES;
-                        let bits = |lane| {
-                            u32::from(bf16::from_f32(panel_weight(panel, input, lane)).to_bits())
-                        };
-                        bits(lane) | bits(lane + LANES) << 16
+                rows(1)
+                    .map(|(panel, input)| {
+                        std::array::from_fn(|lane| panel_weight(panel, input, lane))
                     })
-                })
-                .collect(),
+                    .collect(),
+            ),
+            Dtype::Bf16 => Panels::Bf16(
+                rows(2)
+                    .map(|(panel, input)| {
+                        std::array::from_fn(|lane| {
+                            let weight = |input| panel_weight(panel, input, lane);
+                            bf16::pair(weight(input), weight(input + 1))
+                        })
+                    })
+                    .collect(),
             ),
         };
         Self {
@@ -118,29 +121,26 @@ impl PackedLinear {
     /// Writes the weights of one output, `[in_features]`, as an embedding is looked up.
     pub fn weights_of(&self, output: usize, weights: &mut [f32]) {
         let (panel, lane) = (output / PANEL, output % PANEL);
-        let rows = panel * self.in_features..(panel + 1) * self.in_features;
         match &self.panels {
             Panels::F32(panels) => {
-                for (weight, row) in weights.iter_mut().zip(&panels[rows]) {
+                let n = self.in_features;
+                for (weight, row) in weights.iter_mut().zip(&panels[panel * n..]) {
                     *weight = row[lane];
                 }
             }
             Panels::Bf16(panels) => {
-                let pair = lane / (2 * LANES) * LANES + lane % LANES;
-                let upper = lane / LANES % 2 == 1;
-                for (weight, row) in weights.iter_mut().zip(&panels[rows]) {
-                    let bits = row[pair];
-                    *weight = f32::from_bits(if upper {
-                        bits & 0xffff_0000
-                    } else {
-                        bits << 16
-                    });
+                let n = self.in_features.div_ceil(2);
+                for (pair, row) in weights.chunks_mut(2).zip(&panels[panel * n..]) {
+                    let bits = row[lane];
+                    for (weight, bits) in pair.iter_mut().zip([bits << 16, bits & 0xffff_0000]) {
+                        *weight = f32::from_bits(bits);
+                    }
                 }
             }
         }
     }
 
-    /// Computes `x · weightᵀ + bias`, f32 sums.
+    /// Computes `x · weightᵀ + bias`, f32 sums; bf16 weights are multiplied with inputs rounded to bf16.
     ///
     /// `x`: `[rows, in_features]`; `out`: `[rows, out_features]`, both f32.
     pub fn forward(
@@ -152,24 +152,38 @@ impl PackedLinear {
         spread: Spread,
     ) {
         debug_assert_eq!(x.len() / self.in_features, out.len() / self.out_features);
+        match &self.panels {
+            Panels::F32(weights) => self.product(set, x, weights, out, write, spread),
+            Panels::Bf16(weights) => bf16::with_pairs(set, x, self.in_features, |x| {
+                self.product(set, x, weights, out, write, spread);
+            }),
+        }
+    }
+
+    /// The product, with the inputs in the form that the panels take.
+    fn product<P: PanelRow>(
+        &self,
+        set: InstructionSet,
+        x: &[P::Input],
+        weights: &[P],
+        out: &mut [f32],
+        write: Write,
+        spread: Spread,
+    ) {
         let out = SharedSlice::new(out);
+        let panels = self.out_features.div_ceil(PANEL);
+        let n = weights.len() / panels;
+        // Different panels write different outputs, as PanelProduct requires.
         let panel = |panel: usize| {
-            let rows = panel * self.in_features..(panel + 1) * self.in_features;
-            let common = PanelProduct {
+            set.run(PanelProduct {
                 layer: self,
                 x,
                 first: panel * PANEL,
-                weights: (),
+                weights: &weights[panel * n..(panel + 1) * n],
                 write,
                 out,
-            };
-            // Different panels write different outputs, as PanelProduct requires.
-            match &self.panels {
-                Panels::F32(weights) => set.run(common.with(&weights[rows])),
-                Panels::Bf16(weights) => set.run(common.with(&weights[rows])),
-            }
+            });
         };
-        let panels = self.out_features.div_ceil(PANEL);
         match spread {
             Spread::OneThread => (0..panels).for_each(panel),
             Spread::AllThreads => (0..panels).into_par_iter().for_each(panel),
@@ -177,79 +191,87 @@ impl PackedLinear {
     }
 }
 
-/// The weights of one input within a panel.
-trait PanelRow: Copy {
-    /// Returns the weights of outputs `16 * first..16 * (first + W)` of the panel; `first` and `W` are even.
-    fn load<L: Lanes, const W: usize>(&self, lanes: L, first: usize) -> [L::V; W];
+/// The weights of one step of the sums within a panel: of one input, or of a pair.
+trait PanelRow: Copy + Sync {
+    /// What they are multiplied with.
+    type Input: Copy + Sync;
+
+    /// Adds to `sums[r][w]` the products of `x[r]` with outputs `16 * (first + w)` and on of the panel.
+    fn mul_add<L: Lanes, const R: usize, const W: usize>(
+        &self,
+        lanes: L,
+        first: usize,
+        x: [Self::Input; R],
+        sums: &mut [[L::V; W]; R],
+    );
 }
 
 impl PanelRow for [f32; PANEL] {
+    type Input = f32;
+
     #[inline(always)]
-    fn load<L: Lanes, const W: usize>(&self, lanes: L, first: usize) -> [L::V; W] {
+    fn mul_add<L: Lanes, const R: usize, const W: usize>(
+        &self,
+        lanes: L,
+        first: usize,
+        x: [f32; R],
+        sums: &mut [[L::V; W]; R],
+    ) {
         let columns = self.as_chunks::<LANES>().0;
         let mut weights = [lanes.splat(0.0); W];
-        for column in 0..W {
-            weights[column] = lanes.load(&columns[first + column]);
+        for w in 0..W {
+            weights[w] = lanes.load(&columns[first + w]);
         }
-        weights
+        for r in 0..R {
+            let x = lanes.splat(x[r]);
+            for w in 0..W {
+                sums[r][w] = lanes.mul_add(x, weights[w], sums[r][w]);
+            }
+        }
     }
 }
 
-impl PanelRow for [u32; PANEL / 2] {
+impl PanelRow for [u32; PANEL] {
+    type Input = u32;
+
     #[inline(always)]
-    fn load<L: Lanes, const W: usize>(&self, lanes: L, first: usize) -> [L::V; W] {
-        let pairs = self.as_chunks::<LANES>().0;
-        let mut weights = [lanes.splat(0.0); W];
-        for pair in 0..W / 2 {
-            let [low, high] = lanes.load_bf16_pairs(&pairs[first / 2 + pair]);
-            (weights[2 * pair], weights[2 * pair + 1]) = (low, high);
+    fn mul_add<L: Lanes, const R: usize, const W: usize>(
+        &self,
+        lanes: L,
+        first: usize,
+        x: [u32; R],
+        sums: &mut [[L::V; W]; R],
+    ) {
+        let columns = self.as_chunks::<LANES>().0;
+        let mut weights = [&columns[first]; W];
+        for w in 0..W {
+            weights[w] = &columns[first + w];
         }
-        weights
+        lanes.mul_add_pairs(x, weights, sums);
     }
 }
 
 /// The product of all rows with one panel. No other thread may write outputs `first..first + 64` meanwhile.
-struct PanelProduct<'a, P> {
+struct PanelProduct<'a, P: PanelRow> {
     layer: &'a PackedLinear,
-    /// `[rows, in_features]`.
-    x: &'a [f32],
+    /// `[rows, weights]`.
+    x: &'a [P::Input],
     /// The panel's first output.
     first: usize,
-    /// `[in_features]`.
-    weights: P,
+    /// One element a step of the sums.
+    weights: &'a [P],
     write: Write,
     /// `[rows, out_features]`.
     out: SharedSlice<'a>,
 }
 
-impl<'a> PanelProduct<'a, ()> {
-    fn with<P>(self, weights: &'a [P]) -> PanelProduct<'a, &'a [P]> {
-        let Self {
-            layer,
-            x,
-            first,
-            weights: (),
-            write,
-            out,
-        } = self;
-        PanelProduct {
-            layer,
-            x,
-            first,
-            weights,
-            write,
-            out,
-        }
-    }
-}
-
-impl<P: PanelRow> Kernel for PanelProduct<'_, &[P]> {
+impl<P: PanelRow> Kernel for PanelProduct<'_, P> {
     type Output = ();
 
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
         let tile_rows = if L::SUMS >= 24 { 6 } else { 3 };
-        let rows = self.x.len() / self.layer.in_features;
+        let rows = self.x.len() / self.weights.len();
         let mut row = 0;
         while row < rows {
             // A row alone takes all 64 outputs at once, to have sums enough for the multiplier's latency.
@@ -268,28 +290,22 @@ impl<P: PanelRow> Kernel for PanelProduct<'_, &[P]> {
     }
 }
 
-impl<P: PanelRow> PanelProduct<'_, &[P]> {
+impl<P: PanelRow> PanelProduct<'_, P> {
     /// Computes `R` rows from `row` on, `W` times sixteen outputs at a time.
     #[inline(always)]
     fn tile<L: Lanes, const R: usize, const W: usize>(&self, lanes: L, row: usize) {
-        let n = self.layer.in_features;
-        let x: [&[f32]; R] = std::array::from_fn(|r| &self.x[(row + r) * n..(row + r + 1) * n]);
-        assert_eq!(self.weights.len(), n);
+        let n = self.weights.len();
+        let rows = self.x[row * n..(row + R) * n].as_ptr();
         for first in (0..PANEL / LANES).step_by(W) {
             let outputs = self.first + first * LANES;
             if outputs >= self.layer.out_features {
                 break;
             }
             let mut sums = [[lanes.splat(0.0); W]; R];
-            for (input, weights) in self.weights.iter().enumerate() {
-                let weights = weights.load::<L, W>(lanes, first);
-                for r in 0..R {
-                    // SAFETY: `input` is below the length of `weights`, which is that of every `x[r]`.
-                    let x = lanes.splat(unsafe { *x[r].get_unchecked(input) });
-                    for w in 0..W {
-                        sums[r][w] = lanes.mul_add(x, weights[w], sums[r][w]);
-                    }
-                }
+            for (i, weights) in self.weights.iter().enumerate() {
+                // SAFETY: `rows` starts `R` rows of `n` elements, and `i` is below `n`.
+                let x = std::array::from_fn(|r| unsafe { *rows.add(r * n + i) });
+                weights.mul_add::<L, R, W>(lanes, first, x, &mut sums);
             }
             for (r, sums) in sums.iter().enumerate() {
                 for (w, sums) in sums.iter().enumerate() {
@@ -359,6 +375,14 @@ mod tests {
             .collect()
     }
 
+    /// An input or weight as the layer's arithmetic takes it.
+    fn rounded(x: f32, dtype: Dtype) -> f32 {
+        match dtype {
+            Dtype::F32 => x,
+            Dtype::Bf16 => half::bf16::from_f32(x).to_f32(),
+        }
+    }
+
     fn forward(layer: &PackedLinear, set: InstructionSet, x: &[f32], spread: Spread) -> Vec<f32> {
         let mut out = vec![1.0; x.len() / layer.in_features() * layer.out_features()];
         layer.forward(set, x, &mut out, Write::Add, spread);
@@ -376,14 +400,15 @@ mod tests {
             for row in 0..8 {
                 for output in 0..outputs {
                     let mut sum = 0f32;
-                    for i in 0..inputs_len {
-                        let weight = reference.weight[output * inputs_len + i];
-                        let weight = if dtype == Dtype::Bf16 {
-                            bf16::from_f32(weight).to_f32()
-                        } else {
-                            weight
-                        };
-                        sum = x[row * inputs_len + i].mul_add(weight, sum);
+                    let order = (0..inputs_len).map(|i| match dtype {
+                        Dtype::F32 => i,
+                        // The second of a pair before the first; the last is alone.
+                        Dtype::Bf16 if i == inputs_len - 1 => i,
+                        Dtype::Bf16 => i ^ 1,
+                    });
+                    for i in order {
+                        let weight = rounded(reference.weight[output * inputs_len + i], dtype);
+                        sum = rounded(x[row * inputs_len + i], dtype).mul_add(weight, sum);
                     }
                     let expected = 1.0 + (sum + output as f32 * 0.1);
                     assert_eq!(found[row * outputs + output].to_bits(), expected.to_bits());

@@ -59,21 +59,27 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
-    fn load_bf16_pairs(self, x: &[u32; LANES]) -> [Self::V; 2] {
+    fn load_lower_bf16(self, x: &[u32; LANES]) -> Self::V {
+        unsafe {
+            let first = _mm256_loadu_si256(x.as_ptr().cast());
+            let second = _mm256_loadu_si256(x.as_ptr().add(8).cast());
+            Halves(
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(first)),
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(second)),
+            )
+        }
+    }
+
+    #[inline(always)]
+    fn load_upper_bf16(self, x: &[u32; LANES]) -> Self::V {
         unsafe {
             let first = _mm256_loadu_si256(x.as_ptr().cast());
             let second = _mm256_loadu_si256(x.as_ptr().add(8).cast());
             let upper = _mm256_set1_epi32(0xffff_0000_u32.cast_signed());
-            [
-                Halves(
-                    _mm256_castsi256_ps(_mm256_slli_epi32::<16>(first)),
-                    _mm256_castsi256_ps(_mm256_slli_epi32::<16>(second)),
-                ),
-                Halves(
-                    _mm256_castsi256_ps(_mm256_and_si256(first, upper)),
-                    _mm256_castsi256_ps(_mm256_and_si256(second, upper)),
-                ),
-            ]
+            Halves(
+                _mm256_castsi256_ps(_mm256_and_si256(first, upper)),
+                _mm256_castsi256_ps(_mm256_and_si256(second, upper)),
+            )
         }
     }
 

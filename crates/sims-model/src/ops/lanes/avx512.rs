@@ -1,25 +1,42 @@
 //! Sixteen lanes in one AVX-512 register.
 
 use std::arch::x86_64::*;
+use std::mem::transmute;
 
-use super::{Kernel, LANES, Lanes};
+use super::{Kernel, LANES, Lanes, mul_add_halves};
 
-/// The proof that the machine has AVX-512 F and DQ, AVX2 and FMA.
+/// The proof that the machine has AVX-512 F and DQ, AVX2 and FMA, and with `BF16` AVX-512 BF16 too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Avx512(());
+pub(super) struct Avx512<const BF16: bool>(());
 
-impl Avx512 {
+impl<const BF16: bool> Avx512<BF16> {
     pub(super) fn detect() -> Option<Self> {
         let all = is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx2")
-            && is_x86_feature_detected!("fma");
+            && is_x86_feature_detected!("fma")
+            && (!BF16
+                || (is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512bf16")));
         all.then_some(Self(()))
     }
+}
 
+impl Avx512<true> {
+    pub(super) fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512bf16,avx2,fma")]
+        fn compiled_for<K: Kernel>(lanes: Avx512<true>, kernel: K) -> K::Output {
+            kernel.run(lanes)
+        }
+        // SAFETY: `self` exists only where `detect` found these features.
+        unsafe { compiled_for(self, kernel) }
+    }
+}
+
+impl Avx512<false> {
     pub(super) fn run<K: Kernel>(self, kernel: K) -> K::Output {
         #[target_feature(enable = "avx512f,avx512dq,avx2,fma")]
-        fn compiled_for<K: Kernel>(lanes: Avx512, kernel: K) -> K::Output {
+        fn compiled_for<K: Kernel>(lanes: Avx512<false>, kernel: K) -> K::Output {
             kernel.run(lanes)
         }
         // SAFETY: `self` exists only where `detect` found these features.
@@ -29,7 +46,7 @@ impl Avx512 {
 
 // SAFETY of every block below: a value of `Avx512` exists only where the machine has the features that
 // the intrinsics need, and array references point to sixteen readable (or writable) elements.
-impl Lanes for Avx512 {
+impl<const BF16: bool> Lanes for Avx512<BF16> {
     type V = __m512;
 
     const SUMS: usize = 24;
@@ -50,14 +67,45 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
-    fn load_bf16_pairs(self, x: &[u32; LANES]) -> [Self::V; 2] {
+    fn load_lower_bf16(self, x: &[u32; LANES]) -> Self::V {
+        unsafe {
+            let pairs = _mm512_loadu_si512(x.as_ptr().cast());
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs))
+        }
+    }
+
+    #[inline(always)]
+    fn load_upper_bf16(self, x: &[u32; LANES]) -> Self::V {
         unsafe {
             let pairs = _mm512_loadu_si512(x.as_ptr().cast());
             let upper = _mm512_set1_epi32(0xffff_0000_u32.cast_signed());
-            [
-                _mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs)),
-                _mm512_castsi512_ps(_mm512_and_si512(pairs, upper)),
-            ]
+            _mm512_castsi512_ps(_mm512_and_si512(pairs, upper))
+        }
+    }
+
+    #[inline(always)]
+    fn mul_add_pairs<const R: usize, const W: usize>(
+        self,
+        x: [u32; R],
+        weights: [&[u32; LANES]; W],
+        sums: &mut [[Self::V; W]; R],
+    ) {
+        if !BF16 {
+            return mul_add_halves(self, x, weights, sums);
+        }
+        unsafe {
+            let mut pairs = [_mm512_setzero_si512(); W];
+            for w in 0..W {
+                pairs[w] = _mm512_loadu_si512(weights[w].as_ptr().cast());
+            }
+            for r in 0..R {
+                let x = _mm512_set1_epi32(x[r].cast_signed());
+                for w in 0..W {
+                    // Sixteen lanes of two bf16 have no type of their own to be loaded as.
+                    let (x, pair) = (transmute(x), transmute(pairs[w]));
+                    sums[r][w] = _mm512_dpbf16_ps(sums[r][w], x, pair);
+                }
+            }
         }
     }
 

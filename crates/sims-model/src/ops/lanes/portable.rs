@@ -32,11 +32,13 @@ impl Lanes for Portable {
     }
 
     #[inline(always)]
-    fn load_bf16_pairs(self, x: &[u32; LANES]) -> [Self::V; 2] {
-        [
-            x.map(|pair| f32::from_bits(pair << 16)),
-            x.map(|pair| f32::from_bits(pair & 0xffff_0000)),
-        ]
+    fn load_lower_bf16(self, x: &[u32; LANES]) -> Self::V {
+        x.map(|pair| f32::from_bits(pair << 16))
+    }
+
+    #[inline(always)]
+    fn load_upper_bf16(self, x: &[u32; LANES]) -> Self::V {
+        x.map(|pair| f32::from_bits(pair & 0xffff_0000))
     }
 
     #[inline(always)]
