@@ -23,8 +23,8 @@ pub enum Dtype {
     /// 32-bit floats.
     #[default]
     F32,
-    /// The upper half of a 32-bit float. On the CPU the weights are stored so, and the inputs of each
-    /// linear layer are rounded to it; hidden states, keys, values and sums stay f32.
+    /// The upper half of a 32-bit float. On the CPU weights, keys and values are stored so, and the inputs
+    /// of each linear layer are rounded to it; hidden states and sums stay f32.
     Bf16,
 }
 

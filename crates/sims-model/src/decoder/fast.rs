@@ -22,6 +22,7 @@ mod experts;
 /// The weights, packed, and what the kernels need besides.
 pub(super) struct Network {
     weights: Weights<Packed>,
+    dtype: Dtype,
     layers: Vec<LayerConfig>,
     ropes: Vec<RopeTable>,
     settings: Settings,
@@ -273,6 +274,7 @@ impl Network {
         let form = Packed { dtype };
         Ok(Self {
             weights: Weights::read(checkpoint, config, |_| &form)?,
+            dtype,
             layers: config.layers.clone(),
             ropes: config
                 .ropes
@@ -303,7 +305,7 @@ impl Network {
         Layers::Packed(
             self.layers
                 .iter()
-                .map(|_| LayerCache::new(self.settings.heads, slots))
+                .map(|_| LayerCache::new(self.settings.heads, slots, self.dtype))
                 .collect(),
         )
     }
@@ -325,7 +327,9 @@ impl Network {
         else {
             return Err(foreign_cache());
         };
-        if layers.len() != self.layers.len() || layers[0].shape() != self.settings.heads {
+        if layers.len() != self.layers.len()
+            || layers[0].kind() != (self.settings.heads, self.dtype)
+        {
             return Err(foreign_cache());
         }
         let rows = batch.tokens.len();

@@ -13,13 +13,14 @@ use rayon::prelude::*;
 
 use super::InstructionSet;
 use super::activation::soft_capped;
+use super::bf16;
 use super::exp::exp;
 use super::lanes::{Kernel, LANES, Lanes};
 use super::linear::Spread;
 use super::shared_slice::SharedSlice;
 use crate::kv_cache::ScratchPool;
 use crate::rope::RopeTable;
-use crate::{Config, Segment};
+use crate::{Config, Dtype, Segment};
 
 /// Query rows of one segment that a unit of work takes together.
 const UNIT_ROWS: usize = 4;
@@ -87,33 +88,69 @@ pub struct Scoring {
     pub window: Option<usize>,
 }
 
+/// A number as the cache holds it.
+pub trait Stored: Copy + Default + Send + Sync {
+    /// Rounds to the nearest.
+    fn of(x: f32) -> Self;
+
+    /// Returns sixteen lanes.
+    fn load<L: Lanes>(lanes: L, x: &[Self; LANES]) -> L::V;
+}
+
+impl Stored for f32 {
+    #[inline(always)]
+    fn of(x: f32) -> Self {
+        x
+    }
+
+    #[inline(always)]
+    fn load<L: Lanes>(lanes: L, x: &[Self; LANES]) -> L::V {
+        lanes.load(x)
+    }
+}
+
+/// The upper half of an f32.
+impl Stored for u16 {
+    #[inline(always)]
+    fn of(x: f32) -> Self {
+        bf16::round(x)
+    }
+
+    #[inline(always)]
+    fn load<L: Lanes>(lanes: L, x: &[Self; LANES]) -> L::V {
+        lanes.load_bf16(x)
+    }
+}
+
+/// The keys and values of one layer, in the decoder's dtype.
+pub enum LayerCache {
+    /// Numbers of 32 bits.
+    F32(Slots<f32>),
+    /// Numbers of 16 bits, the upper halves of f32.
+    Bf16(Slots<u16>),
+}
+
 /// The keys and values of one layer.
-pub struct LayerCache {
+pub struct Slots<T> {
     /// `[slots / 16, kv_heads * head_dim, 16]`.
-    keys: Vec<f32>,
+    keys: Vec<T>,
     /// `[slots, kv_heads, value_vectors * 16]`.
-    values: Vec<f32>,
+    values: Vec<T>,
     shape: HeadShape,
 }
 
-impl LayerCache {
-    /// Makes room for `slots` positions.
-    pub fn new(shape: HeadShape, slots: usize) -> Self {
+impl<T: Stored> Slots<T> {
+    fn new(shape: HeadShape, slots: usize) -> Self {
+        let zeros = |len| vec![T::default(); len];
         Self {
-            keys: vec![0.0; slots.div_ceil(LANES) * LANES * shape.key_size()],
-            values: vec![0.0; slots * shape.kv_heads * shape.value_vectors() * LANES],
+            keys: zeros(slots.div_ceil(LANES) * LANES * shape.key_size()),
+            values: zeros(slots * shape.kv_heads * shape.value_vectors() * LANES),
             shape,
         }
     }
 
-    /// Returns the shape of the heads.
-    pub fn shape(&self) -> HeadShape {
-        self.shape
-    }
-
-    /// Shares the cache with several threads that each append other slots.
-    pub fn appender(&mut self) -> Appender<'_> {
-        Appender {
+    fn appender(&mut self) -> SlotAppender<'_, T> {
+        SlotAppender {
             keys: SharedSlice::new(&mut self.keys),
             values: SharedSlice::new(&mut self.values),
             shape: self.shape,
@@ -121,11 +158,46 @@ impl LayerCache {
     }
 }
 
+impl LayerCache {
+    /// Makes room for `slots` positions.
+    pub fn new(shape: HeadShape, slots: usize, dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::F32 => Self::F32(Slots::new(shape, slots)),
+            Dtype::Bf16 => Self::Bf16(Slots::new(shape, slots)),
+        }
+    }
+
+    /// Returns the shape of the heads and the type of the numbers.
+    pub fn kind(&self) -> (HeadShape, Dtype) {
+        match self {
+            Self::F32(slots) => (slots.shape, Dtype::F32),
+            Self::Bf16(slots) => (slots.shape, Dtype::Bf16),
+        }
+    }
+
+    /// Shares the cache with several threads that each append other slots.
+    pub fn appender(&mut self) -> Appender<'_> {
+        match self {
+            Self::F32(slots) => Appender::F32(slots.appender()),
+            Self::Bf16(slots) => Appender::Bf16(slots.appender()),
+        }
+    }
+}
+
 /// A layer's cache while a block writes to it.
 #[derive(Clone, Copy)]
-pub struct Appender<'a> {
-    keys: SharedSlice<'a>,
-    values: SharedSlice<'a>,
+pub enum Appender<'a> {
+    /// To numbers of 32 bits.
+    F32(SlotAppender<'a, f32>),
+    /// To numbers of 16 bits.
+    Bf16(SlotAppender<'a, u16>),
+}
+
+/// A layer's cache while a block writes to it.
+#[derive(Clone, Copy)]
+pub struct SlotAppender<'a, T> {
+    keys: SharedSlice<'a, T>,
+    values: SharedSlice<'a, T>,
     shape: HeadShape,
 }
 
@@ -144,25 +216,34 @@ impl Appender<'_> {
         rows: Range<usize>,
         qkv: &mut [f32],
     ) {
-        set.run(Append {
-            cache: self,
-            rope,
-            segments,
-            rows,
-            qkv,
-        });
+        match self {
+            Self::F32(cache) => set.run(Append {
+                cache,
+                rope,
+                segments,
+                rows,
+                qkv,
+            }),
+            Self::Bf16(cache) => set.run(Append {
+                cache,
+                rope,
+                segments,
+                rows,
+                qkv,
+            }),
+        }
     }
 }
 
-struct Append<'a> {
-    cache: Appender<'a>,
+struct Append<'a, T> {
+    cache: SlotAppender<'a, T>,
     rope: Option<&'a RopeTable>,
     segments: &'a [Segment],
     rows: Range<usize>,
     qkv: &'a mut [f32],
 }
 
-impl Kernel for Append<'_> {
+impl<T: Stored> Kernel for Append<'_, T> {
     type Output = ();
 
     #[inline(always)]
@@ -195,14 +276,16 @@ impl Kernel for Append<'_> {
                 unsafe {
                     self.cache
                         .keys
-                        .write((panel + i) * LANES + slot % LANES, key)
+                        .write((panel + i) * LANES + slot % LANES, T::of(key))
                 };
             }
             for (head, values) in values.chunks_exact(shape.head_dim).enumerate() {
                 let start = (slot * shape.kv_heads + head) * value_width;
                 // SAFETY: the caller of `append` has this slot to itself.
-                unsafe { self.cache.values.part(start..start + shape.head_dim) }
-                    .copy_from_slice(values);
+                let room = unsafe { self.cache.values.part(start..start + shape.head_dim) };
+                for (room, value) in room.iter_mut().zip(values) {
+                    *room = T::of(*value);
+                }
             }
         }
     }
@@ -245,6 +328,25 @@ fn segments_of<'a>(
 pub fn attend(
     set: InstructionSet,
     cache: &LayerCache,
+    segments: &[Segment],
+    rows: Range<usize>,
+    qkv: &[f32],
+    out: &mut [f32],
+    scoring: Scoring,
+    (spread, scratch): (Spread, &ScratchPool),
+) {
+    let all = (spread, scratch);
+    match cache {
+        LayerCache::F32(cache) => attend_slots(set, cache, segments, rows, qkv, out, scoring, all),
+        LayerCache::Bf16(cache) => attend_slots(set, cache, segments, rows, qkv, out, scoring, all),
+    }
+}
+
+/// As [`attend`], for one type of numbers.
+#[expect(clippy::too_many_arguments, reason = "those of `attend`")]
+fn attend_slots<T: Stored>(
+    set: InstructionSet,
+    cache: &Slots<T>,
     segments: &[Segment],
     rows: Range<usize>,
     qkv: &[f32],
@@ -309,8 +411,8 @@ pub fn attend(
 ///
 /// The queries of one key and value head are numbered `row * group + head in group`. No other thread may
 /// write these rows' outputs of these heads meanwhile.
-struct Unit<'a> {
-    cache: &'a LayerCache,
+struct Unit<'a, T> {
+    cache: &'a Slots<T>,
     segment: &'a Segment,
     rows: Range<usize>,
     kv_heads: Range<usize>,
@@ -322,10 +424,10 @@ struct Unit<'a> {
     /// Room for `[kv_heads, queries, positions]`.
     scores: &'a mut Vec<f32>,
     /// `[rows, query_size]`.
-    out: SharedSlice<'a>,
+    out: SharedSlice<'a, f32>,
 }
 
-impl Kernel for Unit<'_> {
+impl<T: Stored> Kernel for Unit<'_, T> {
     type Output = ();
 
     #[inline(always)]
@@ -366,7 +468,7 @@ impl Kernel for Unit<'_> {
     }
 }
 
-impl Unit<'_> {
+impl<T: Stored> Unit<'_, T> {
     /// Returns how many positions lie before the window of the unit's first row; no row attends them.
     #[inline(always)]
     fn skipped(&self) -> usize {
@@ -484,7 +586,7 @@ impl Unit<'_> {
         panel: usize,
     ) -> [[L::V; Q]; P] {
         let shape = self.cache.shape;
-        let keys: [&[[f32; LANES]]; P] = std::array::from_fn(|p| {
+        let keys: [&[[T; LANES]]; P] = std::array::from_fn(|p| {
             let start = ((panel + p) * shape.kv_heads + kv_head) * shape.head_dim * LANES;
             self.cache.keys[start..][..shape.head_dim * LANES]
                 .as_chunks()
@@ -494,7 +596,7 @@ impl Unit<'_> {
         for dim in 0..shape.head_dim {
             for p in 0..P {
                 // SAFETY: `keys[p]` has `head_dim` elements.
-                let keys = lanes.load(unsafe { keys[p].get_unchecked(dim) });
+                let keys = T::load(lanes, unsafe { keys[p].get_unchecked(dim) });
                 for q in 0..Q {
                     // SAFETY: `queries[q]` has `head_dim` elements.
                     let x = lanes.splat(unsafe { *queries[q].get_unchecked(dim) });
@@ -607,17 +709,17 @@ impl Unit<'_> {
 /// # Safety
 /// `position` is within every one of `weights`.
 #[inline(always)]
-unsafe fn add_row<L: Lanes, const W: usize>(
+unsafe fn add_row<T: Stored, L: Lanes, const W: usize>(
     lanes: L,
     weights: &[&[f32]; W],
     position: usize,
-    row: &[[f32; LANES]],
+    row: &[[T; LANES]],
     sums: &mut [L::V; W],
 ) {
     for w in 0..W {
         // SAFETY: promised by the caller.
         let weight = lanes.splat(unsafe { *weights[w].get_unchecked(position) });
-        sums[w] = lanes.mul_add(weight, lanes.load(&row[w]), sums[w]);
+        sums[w] = lanes.mul_add(weight, T::load(lanes, &row[w]), sums[w]);
     }
 }
 

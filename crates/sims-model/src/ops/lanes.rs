@@ -29,6 +29,8 @@ pub trait Lanes: Copy {
     fn load(self, x: &[f32; LANES]) -> Self::V;
     /// Writes the lanes to `out`.
     fn store(self, v: Self::V, out: &mut [f32; LANES]);
+    /// Returns bf16 numbers, given by their bits.
+    fn load_bf16(self, x: &[u16; LANES]) -> Self::V;
     /// Returns the lower halves of `x`, which are bf16.
     fn load_lower_bf16(self, x: &[u32; LANES]) -> Self::V;
     /// Returns the upper halves of `x`, which are bf16.
@@ -230,6 +232,7 @@ mod tests {
             let pairs: [u32; LANES] =
                 std::array::from_fn(|lane| 0x3f80_4000 + lane as u32 * 0x0011_0023);
             let (a, b) = (lanes.load(&numbers), lanes.load_part(&numbers[3..15], 0.7));
+            let halves: [u16; LANES] = std::array::from_fn(|lane| 0xbf80 + lane as u16 * 0x0123);
             let (low, high) = (lanes.load_lower_bf16(&pairs), lanes.load_upper_bf16(&pairs));
             let results = [
                 lanes.add(a, b),
@@ -241,6 +244,7 @@ mod tests {
                 lanes.min(a, b),
                 low,
                 high,
+                lanes.load_bf16(&halves),
                 lanes.exp2_of_shifted(lanes.load(&shifts)),
             ];
             let mut bits = Vec::new();

@@ -262,7 +262,7 @@ struct PanelProduct<'a, P: PanelRow> {
     weights: &'a [P],
     write: Write,
     /// `[rows, out_features]`.
-    out: SharedSlice<'a>,
+    out: SharedSlice<'a, f32>,
 }
 
 impl<P: PanelRow> Kernel for PanelProduct<'_, P> {

@@ -6,21 +6,28 @@ use std::ops::Range;
 /// A mutable slice whose parts are handed to several threads by their indices.
 ///
 /// For outputs that interleave (columns of a matrix, slots of a cache) and so cannot be split up front.
-#[derive(Clone, Copy)]
-pub struct SharedSlice<'a> {
-    start: *mut f32,
+pub struct SharedSlice<'a, T> {
+    start: *mut T,
     len: usize,
-    borrow: PhantomData<&'a mut [f32]>,
+    borrow: PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: the two accessors below leave it to their callers that no element is reached twice at a time.
-unsafe impl Send for SharedSlice<'_> {}
-// SAFETY: as for `Send`.
-unsafe impl Sync for SharedSlice<'_> {}
+impl<T> Clone for SharedSlice<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
 
-impl<'a> SharedSlice<'a> {
+impl<T> Copy for SharedSlice<'_, T> {}
+
+// SAFETY: the two accessors below leave it to their callers that no element is reached twice at a time.
+unsafe impl<T: Send> Send for SharedSlice<'_, T> {}
+// SAFETY: as for `Send`.
+unsafe impl<T: Send> Sync for SharedSlice<'_, T> {}
+
+impl<'a, T> SharedSlice<'a, T> {
     /// Shares `slice` for as long as it is borrowed.
-    pub fn new(slice: &'a mut [f32]) -> Self {
+    pub fn new(slice: &'a mut [T]) -> Self {
         Self {
             start: slice.as_mut_ptr(),
             len: slice.len(),
@@ -34,7 +41,7 @@ impl<'a> SharedSlice<'a> {
     /// Nothing else reads or writes these elements while the returned slice lives.
     #[inline(always)]
     #[expect(clippy::mut_from_ref, reason = "callers keep the parts disjoint")]
-    pub unsafe fn part(&self, range: Range<usize>) -> &mut [f32] {
+    pub unsafe fn part(&self, range: Range<usize>) -> &mut [T] {
         assert!(range.start <= range.end && range.end <= self.len);
         // SAFETY: within the slice by the assertion; unshared by the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
@@ -45,7 +52,7 @@ impl<'a> SharedSlice<'a> {
     /// # Safety
     /// Nothing else reads or writes this element at the same time.
     #[inline(always)]
-    pub unsafe fn write(&self, index: usize, value: f32) {
+    pub unsafe fn write(&self, index: usize, value: T) {
         assert!(index < self.len);
         // SAFETY: within the slice by the assertion; unshared by the caller's promise.
         unsafe { self.start.add(index).write(value) }

@@ -176,7 +176,8 @@ fn plain_bf16_is_f32_arithmetic_on_rounded_weights() {
 /// The CPU's kernels round the inputs of linear layers too.
 ///
 /// Where a row's choice of experts is on the verge, rounding may change it, and the row with it: of models with
-/// experts three rows of four are held to the bound.
+/// experts three rows of four are held to the bound. Gemma 3, normalised after each half of a block, is given half as
+/// much again: transformers' own bf16 is 4 % away there.
 #[test]
 fn bf16_moves_logits_by_two_percent_at_most() {
     for name in NAMES {
@@ -204,7 +205,12 @@ fn bf16_moves_logits_by_two_percent_at_most() {
             } else {
                 relative_distance(&found.concat(), &expected.concat())
             };
-            assert!(relative < 2e-2, "{name}, {reference}: {relative}");
+            let bound = if name.starts_with("gemma3") {
+                3e-2
+            } else {
+                2e-2
+            };
+            assert!(relative < bound, "{name}, {reference}: {relative}");
         }
     }
 }

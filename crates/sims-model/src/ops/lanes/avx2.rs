@@ -59,6 +59,18 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
+    fn load_bf16(self, x: &[u16; LANES]) -> Self::V {
+        unsafe {
+            let first = _mm256_cvtepu16_epi32(_mm_loadu_si128(x.as_ptr().cast()));
+            let second = _mm256_cvtepu16_epi32(_mm_loadu_si128(x.as_ptr().add(8).cast()));
+            Halves(
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(first)),
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(second)),
+            )
+        }
+    }
+
+    #[inline(always)]
     fn load_lower_bf16(self, x: &[u32; LANES]) -> Self::V {
         unsafe {
             let first = _mm256_loadu_si256(x.as_ptr().cast());

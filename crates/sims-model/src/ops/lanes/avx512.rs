@@ -67,6 +67,14 @@ impl<const BF16: bool> Lanes for Avx512<BF16> {
     }
 
     #[inline(always)]
+    fn load_bf16(self, x: &[u16; LANES]) -> Self::V {
+        unsafe {
+            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(x.as_ptr().cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+        }
+    }
+
+    #[inline(always)]
     fn load_lower_bf16(self, x: &[u32; LANES]) -> Self::V {
         unsafe {
             let pairs = _mm512_loadu_si512(x.as_ptr().cast());

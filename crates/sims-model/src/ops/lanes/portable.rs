@@ -32,6 +32,11 @@ impl Lanes for Portable {
     }
 
     #[inline(always)]
+    fn load_bf16(self, x: &[u16; LANES]) -> Self::V {
+        x.map(|bits| f32::from_bits(u32::from(bits) << 16))
+    }
+
+    #[inline(always)]
     fn load_lower_bf16(self, x: &[u32; LANES]) -> Self::V {
         x.map(|pair| f32::from_bits(pair << 16))
     }
