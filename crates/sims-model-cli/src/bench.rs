@@ -1,30 +1,29 @@
 //! `sims-model bench`: how fast a model samples.
 
 use std::ops::ControlFlow;
-use std::path::PathBuf;
 use std::time::Instant;
 
 use serde::Serialize;
+use sims_model::Hook;
 use sims_model::generate::{BatchLimits, Progress, Request, SampleKey, SamplingParams, generate};
+use sims_steering::SteeringHook;
 
-use crate::open::{ExecutionArgs, Model, print_json};
+use crate::open::{Model, ModelArgs, print_json};
 
 /// Time batched sampling
 ///
 /// Prompts are made-up tokens of one length, all different, and no token stops a response, so that every run does the
-/// same work. One short run warms up; each measured round covers prefill and decode. `benches/generate.sh` runs it in
-/// turn with another engine.
+/// same work. One short run warms up; each measured round covers prefill and decode. With a steering, each round
+/// measures without it and with it. `benches/generate.sh` runs it in turn with other engines.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  sims-model bench --model data/tiny --batch 64 --threads 2\n  \
-                  sims-model bench --model data/tiny --dtype bf16 --rounds 5 --json"
+                  sims-model bench --model data/tiny --dtype bf16 --rounds 5 --json\n  \
+                  sims-model bench --model data/tiny --steering accepted.safetensors --rounds 9"
 )]
 pub(crate) struct Args {
-    /// Hugging Face directory of the model
-    #[arg(long, value_name = "DIR")]
-    model: PathBuf,
     #[command(flatten)]
-    execution: ExecutionArgs,
+    model: ModelArgs,
     /// Responses that decode together
     #[arg(long, value_name = "N", default_value_t = 64)]
     batch: usize,
@@ -48,6 +47,7 @@ pub(crate) struct Args {
     json: bool,
 }
 
+/// One measurement, as printed by `--json`.
 #[derive(Debug, Serialize)]
 struct Round {
     engine: &'static str,
@@ -59,29 +59,52 @@ struct Round {
 
 /// Runs the subcommand.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    let model = args.execution.open(&args.model)?;
-    args.round(&model, 2)?;
-    for _ in 0..args.rounds {
-        let round = args.round(&model, args.new_tokens)?;
-        if args.json {
-            print_json(&round)?;
-        } else {
-            let Round {
-                seconds,
-                new_tokens,
-                new_tokens_per_second,
-                ..
-            } = round;
-            print_line!(
-                "{new_tokens} tokens in {seconds:.3} s: {new_tokens_per_second:.0} tokens/s"
-            );
+    let (model, mut hook) = args.model.open()?;
+    args.round(&model, None, 2)?;
+    for round in 0..args.rounds {
+        // Which one comes first alternates, lest the second profit from the first.
+        let mut order = vec![false];
+        if hook.is_some() {
+            order.insert(round % 2, true);
+        }
+        for steered in order {
+            let hook = hook.as_mut().filter(|_| steered);
+            let round = args.round(&model, hook, args.new_tokens)?;
+            args.print(&round)?;
         }
     }
     Ok(())
 }
 
 impl Args {
-    fn round(&self, model: &Model, max_new_tokens: usize) -> anyhow::Result<Round> {
+    fn print(&self, round: &Round) -> anyhow::Result<()> {
+        if self.json {
+            return print_json(round);
+        }
+        let Round {
+            engine,
+            seconds,
+            new_tokens,
+            new_tokens_per_second,
+            ..
+        } = round;
+        print_line!(
+            "{engine}: {new_tokens} tokens in {seconds:.3} s: {new_tokens_per_second:.0} tokens/s"
+        );
+        Ok(())
+    }
+
+    fn round(
+        &self,
+        model: &Model,
+        hook: Option<&mut SteeringHook>,
+        max_new_tokens: usize,
+    ) -> anyhow::Result<Round> {
+        let engine = if hook.is_some() {
+            "sims, steered"
+        } else {
+            "sims"
+        };
         let sampling = SamplingParams {
             temperature: self.temperature,
             max_new_tokens,
@@ -99,7 +122,7 @@ impl Args {
             &requests,
             &sampling,
             &limits,
-            None,
+            hook.map(|hook| hook as &mut dyn Hook),
             &mut |progress| {
                 done = progress;
                 ControlFlow::Continue(())
@@ -107,7 +130,7 @@ impl Args {
         )?;
         let seconds = start.elapsed().as_secs_f64();
         Ok(Round {
-            engine: "sims",
+            engine,
             seconds,
             prompt_tokens: done.prompt_tokens,
             new_tokens: done.new_tokens,

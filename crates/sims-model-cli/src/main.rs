@@ -7,6 +7,7 @@
 mod output;
 
 mod bench;
+mod bench_extract;
 mod exit;
 mod forward;
 mod generate;
@@ -44,6 +45,7 @@ enum Command {
     Generate(generate::Args),
     Perplexity(perplexity::Args),
     Bench(bench::Args),
+    BenchExtract(bench_extract::Args),
 }
 
 fn main() -> ExitCode {
@@ -53,6 +55,7 @@ fn main() -> ExitCode {
         Command::Generate(args) => generate::run(&args),
         Command::Perplexity(args) => perplexity::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::BenchExtract(args) => bench_extract::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

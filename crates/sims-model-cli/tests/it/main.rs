@@ -520,6 +520,73 @@ fn bench_counts_the_tokens_it_makes() {
     );
 }
 
+/// Writes a steering of a fixture of hidden size 48 and 3 layers: a vector added after layer 1.
+fn additive_steering(model: &Path, file: &Path) {
+    let digest = ModelManifest::of_dir(model).unwrap().digest;
+    let mut steering = Steering::identity(digest, 48, 3);
+    let additive = Additive::new(vec![0.5; 48]).unwrap();
+    steering
+        .push(1, Edit::new(Operator::Additive(additive)))
+        .unwrap();
+    steering.save(file).unwrap();
+}
+
+#[test]
+fn bench_with_a_steering_measures_both() {
+    let model = fixture("llama-gqa-untied");
+    let folder = tempfile::tempdir().unwrap();
+    let steering = folder.path().join("steering.safetensors");
+    additive_steering(&model, &steering);
+    let output = run(&[
+        "bench",
+        "--model",
+        model.to_str().unwrap(),
+        "--steering",
+        steering.to_str().unwrap(),
+        "--batch",
+        "2",
+        "--new-tokens",
+        "3",
+        "--rounds",
+        "2",
+        "--json",
+    ]);
+    let lines = String::from_utf8(output.stdout).unwrap();
+    let engines: Vec<Value> = lines
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["engine"].clone())
+        .collect();
+    assert_eq!(engines, ["sims, steered", "sims", "sims", "sims, steered"]);
+}
+
+#[test]
+fn bench_extract_counts_the_tokens_it_reads() {
+    let model = fixture("llama-mha-tied");
+    let arguments = [
+        "bench-extract",
+        "--model",
+        model.to_str().unwrap(),
+        "--layers",
+        "0,1",
+        "--sequences",
+        "3",
+        "--shortest",
+        "5",
+        "--longest",
+        "10",
+        "--json",
+    ];
+    let round = json_of(&arguments);
+    // 37 * i mod 6 is 0, 1, 2.
+    assert_eq!(
+        (&round["sequences"], &round["tokens"]),
+        (&json!(3), &json!(5 + 6 + 7))
+    );
+    let mut arguments = arguments.to_vec();
+    arguments[8] = "11";
+    assert!(refused(&arguments).contains("--shortest"));
+}
+
 #[test]
 fn help_shows_examples() {
     let help = String::from_utf8(run(&["--help"]).stdout).unwrap();

@@ -445,18 +445,16 @@ impl Network {
         const CACHED_BYTES: usize = 2 << 20;
         const ROWS_PER_READ: usize = 24;
         const MOST_ROWS: usize = 48;
-        const TILE_ROWS: usize = 6;
         let threads = rayon::current_num_threads();
         let cached = self
             .weights
             .blocks
             .iter()
             .all(|block| block.bytes() <= CACHED_BYTES);
-        let per_thread = rows.div_ceil(threads).max(1).next_multiple_of(TILE_ROWS);
-        if threads == 1 {
-            (rows.clamp(1, MOST_ROWS), Spread::OneThread)
-        } else if cached || per_thread >= ROWS_PER_READ {
-            (per_thread.min(MOST_ROWS), Spread::OneThread)
+        if threads == 1 || cached || rows.div_ceil(threads) >= ROWS_PER_READ {
+            // Every thread gets as many chunks as any other.
+            let chunks = threads * rows.div_ceil(threads * MOST_ROWS);
+            (rows.div_ceil(chunks.max(1)).max(1), Spread::OneThread)
         } else {
             (rows.max(1), Spread::AllThreads)
         }

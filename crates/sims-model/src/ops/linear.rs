@@ -272,10 +272,13 @@ impl<P: PanelRow> Kernel for PanelProduct<'_, P> {
     fn run<L: Lanes>(self, lanes: L) {
         let tile_rows = if L::SUMS >= 24 { 6 } else { 3 };
         let rows = self.x.len() / self.weights.len();
+        let tiles = rows.div_ceil(tile_rows);
         let mut row = 0;
-        while row < rows {
-            // A row alone takes all 64 outputs at once, to have sums enough for the multiplier's latency.
-            match (rows - row).min(tile_rows) {
+        for tile in 0..tiles {
+            // Rows are shared out evenly: a tile of few has not sums enough for the multiplier's latency, for
+            // which a row alone takes all 64 outputs at once.
+            let tile_rows = (rows - row).div_ceil(tiles - tile);
+            match tile_rows {
                 1 => self.tile::<L, 1, 4>(lanes, row),
                 2 if L::SUMS < 24 => self.tile::<L, 2, 2>(lanes, row),
                 3 if L::SUMS < 24 => self.tile::<L, 3, 2>(lanes, row),
@@ -285,7 +288,7 @@ impl<P: PanelRow> Kernel for PanelProduct<'_, P> {
                 5 => self.tile::<L, 5, 4>(lanes, row),
                 _ => self.tile::<L, 6, 4>(lanes, row),
             }
-            row += tile_rows.min(rows - row);
+            row += tile_rows;
         }
     }
 }
