@@ -68,7 +68,8 @@ pub enum Kernels {
 /// A decoder with its weights; immutable, so it can be shared by threads.
 pub struct Decoder {
     config: Config,
-    device: Device,
+    /// In the order of the blocks that they hold; at least one.
+    devices: Vec<Device>,
     dtype: Dtype,
     network: Network,
 }
@@ -119,7 +120,7 @@ impl Decoder {
         };
         Ok(Self {
             config,
-            device: devices[0].clone(),
+            devices: devices.to_vec(),
             dtype,
             network,
         })
@@ -186,7 +187,7 @@ impl Decoder {
         }
         let footprint = self.footprint();
         if cache.layers.is_none() {
-            if self.device.is_cpu() {
+            if self.device().is_cpu() {
                 let bytes = cache.slots().checked_mul(footprint.kv_slot);
                 check_room(bytes, "keys and values")?;
             }
@@ -195,7 +196,7 @@ impl Decoder {
                 Network::Plain(network) => network.new_cache(cache.slots())?,
             });
         }
-        if self.device.is_cpu() {
+        if self.device().is_cpu() {
             let bytes = batch.tokens.len().checked_mul(footprint.row);
             check_room(bytes, "a forward pass")?;
         }
@@ -211,7 +212,7 @@ impl Decoder {
     /// [`ModelError::Tensor`] when the rows have another shape, dtype or device, [`ModelError::OutOfMemory`] when there
     /// is no room for the logits.
     pub fn logits(&self, hidden_rows: &Tensor) -> Result<Tensor> {
-        if self.device.is_cpu() {
+        if self.device().is_cpu() {
             let rows = hidden_rows.elem_count() / self.config.hidden_size;
             let bytes = rows.checked_mul(self.footprint().logits_row);
             check_room(bytes, "logits")?;
@@ -229,7 +230,12 @@ impl Decoder {
 
     /// Returns the device that the first block is on.
     pub fn device(&self) -> &Device {
-        &self.device
+        &self.devices[0]
+    }
+
+    /// Returns the devices, in the order of the blocks that they hold.
+    pub fn devices(&self) -> &[Device] {
+        &self.devices
     }
 
     /// Returns the type that the weights are held in.

@@ -8,6 +8,7 @@ use std::path::{Component, Path, PathBuf};
 
 use candle_core::Device;
 
+use crate::config::LayerConfig;
 use crate::generate::BatchLimits;
 use crate::ops::lanes::LANES;
 use crate::score::ScoreLimits;
@@ -38,20 +39,13 @@ pub struct Footprint {
 impl Footprint {
     /// Returns the footprint on the CPU's own kernels: weights in `dtype`, the rest in f32.
     pub fn on_cpu(config: &Config, dtype: Dtype) -> Self {
-        let embedding = config.vocab_size * config.hidden_size;
-        let matrices = matrix_elements(config);
-        let vectors = config.parameters()
-            - config.num_hidden_layers * matrices
-            - embedding * if config.tie_word_embeddings { 1 } else { 2 };
-        // The head is packed for multiplication, beside the embedding that tokens are looked up in.
-        let packed = embedding + config.num_hidden_layers * matrices;
         let padded_head = config.head_dim.next_multiple_of(LANES);
         let kv_heads = config.num_key_value_heads;
         let qkv = config.query_size() + 2 * config.key_value_size();
         let width =
             4 * config.hidden_size + qkv + config.query_size() + 3 * config.intermediate_size;
         Self {
-            weights: 4 * (embedding + vectors) + bytes_of(dtype) * packed,
+            weights: weights(config, dtype),
             kv_slot: 4 * config.num_hidden_layers * kv_heads * (config.head_dim + padded_head),
             row: 4 * width,
             // Once in the kernel's buffer and once with the caller.
@@ -63,12 +57,12 @@ impl Footprint {
     pub fn on_device(config: &Config, dtype: Dtype) -> Self {
         let bytes = bytes_of(dtype);
         let (kv, query) = (config.key_value_size(), config.query_size());
-        let width = 6 * config.hidden_size + 3 * (query + 2 * kv) + 4 * config.intermediate_size;
+        let width = 6 * config.hidden_size + 3 * (query + 2 * kv) + 4 * widest(config);
         let attended = config.max_position_embeddings.min(USUAL_CONTEXT);
         // Scores, masked scores and weights in f32; the gathered keys and values of a decode step's rows.
         let attention = 12 * config.num_attention_heads * attended + 4 * bytes * kv * attended;
         Self {
-            weights: bytes * config.parameters(),
+            weights: weights(config, dtype),
             kv_slot: 2 * bytes * config.num_hidden_layers * kv,
             row: bytes * width + attention,
             logits_row: (4 + bytes) * config.vocab_size,
@@ -134,7 +128,7 @@ impl BatchLimits {
     pub fn for_decoder(decoder: &Decoder) -> Self {
         let caps = Caps::of(decoder.device());
         let context = decoder.config().max_position_embeddings;
-        match free_bytes(decoder.device()) {
+        match free_for(decoder) {
             Some(free) => Self::fitting(caps, &decoder.footprint(), context, free),
             None => Self::default(),
         }
@@ -174,7 +168,7 @@ impl ScoreLimits {
     /// At most 1 024 rows a pass on the CPU, 4 096 elsewhere: more is no faster.
     pub fn for_decoder(decoder: &Decoder) -> Self {
         let caps = Caps::of(decoder.device());
-        match free_bytes(decoder.device()) {
+        match free_for(decoder) {
             Some(free) => Self::fitting(caps, &decoder.footprint(), free),
             None => Self::default(),
         }
@@ -203,6 +197,28 @@ pub fn free_bytes(device: &Device) -> Option<usize> {
         }
         _ => None,
     }
+}
+
+/// Returns what to tell the user after memory ran out `halvings` times, if it did.
+pub fn warning(halvings: usize) -> Option<String> {
+    let times = if halvings == 1 {
+        "once"
+    } else {
+        "several times"
+    };
+    (halvings > 0).then(|| {
+        format!(
+            "memory ran out and the batch was halved {times}; a smaller --batch-size saves the attempts"
+        )
+    })
+}
+
+/// Returns what all devices of a decoder have free together, as far as an even share of the blocks can use it.
+fn free_for(decoder: &Decoder) -> Option<usize> {
+    let devices = decoder.devices();
+    let free = devices.iter().map(free_bytes);
+    let least = free.collect::<Option<Vec<_>>>()?.into_iter().min()?;
+    least.checked_mul(devices.len())
 }
 
 /// Checks that a buffer of `bytes` could be taken now, without touching it.
@@ -234,10 +250,33 @@ pub(crate) fn is_out_of_memory(error: &candle_core::Error) -> bool {
         .any(|words| text.contains(words))
 }
 
+/// Bytes of the weights: matrices in `dtype`, vectors in f32.
+fn weights(config: &Config, dtype: Dtype) -> usize {
+    let embeddings = if config.tie_word_embeddings { 1 } else { 2 };
+    let blocks = config.layers.iter().map(|layer| matrices(config, layer));
+    let matrices = embeddings * config.vocab_size * config.hidden_size + blocks.sum::<usize>();
+    bytes_of(dtype) * matrices + 4 * config.parameters().saturating_sub(matrices)
+}
+
 /// Elements of the matrices of one block.
-fn matrix_elements(config: &Config) -> usize {
-    let (query, kv) = (config.query_size(), config.key_value_size());
-    config.hidden_size * (2 * query + 2 * kv + 3 * config.intermediate_size)
+fn matrices(config: &Config, layer: &LayerConfig) -> usize {
+    let (hidden, query, kv) = (
+        config.hidden_size,
+        config.query_size(),
+        config.key_value_size(),
+    );
+    let mlp = match config.experts.filter(|_| layer.sparse) {
+        Some(experts) => experts.count * (hidden + 3 * hidden * experts.intermediate_size),
+        None => 3 * hidden * config.intermediate_size,
+    };
+    2 * hidden * (query + kv) + mlp
+}
+
+/// Width of a row in the widest MLP: the dense one, or the experts that a row goes to.
+fn widest(config: &Config) -> usize {
+    let experts = config.experts;
+    let sparse = experts.map_or(0, |experts| experts.per_token * experts.intermediate_size);
+    config.intermediate_size.max(sparse)
 }
 
 fn bytes_of(dtype: Dtype) -> usize {
@@ -337,20 +376,17 @@ mod tests {
 
     #[test]
     fn weights_count_by_their_type() {
-        let parameters = config(true).parameters();
-        let device = Footprint::on_device(&config(true), Dtype::Bf16);
-        assert_eq!(device.weights, 2 * parameters);
-        // On the CPU the head is a copy of the embedding, and vectors and the embedding stay f32.
-        let cpu = Footprint::on_cpu(&config(true), Dtype::F32);
-        assert_eq!(cpu.weights, 4 * (parameters + 64_000));
-        let untied = Footprint::on_cpu(&config(false), Dtype::F32);
-        assert_eq!(untied.weights, cpu.weights);
-        let halved = Footprint::on_cpu(&config(false), Dtype::Bf16);
-        let vectors = 5 * 64;
-        assert_eq!(
-            halved.weights,
-            2 * config(false).parameters() + 2 * (64_000 + vectors)
-        );
+        for tied in [true, false] {
+            let parameters = config(tied).parameters();
+            let cpu = |dtype| Footprint::on_cpu(&config(tied), dtype);
+            assert_eq!(cpu(Dtype::F32).weights, 4 * parameters);
+            // Two norms a block and the last.
+            let vectors = 5 * 64;
+            assert_eq!(cpu(Dtype::Bf16).weights, 2 * (parameters + vectors));
+            let device = Footprint::on_device(&config(tied), Dtype::Bf16);
+            assert_eq!(device.weights, cpu(Dtype::Bf16).weights);
+        }
+        let cpu = Footprint::on_cpu(&config(true), Dtype::Bf16);
         assert_eq!(cpu.kv_slot, 2 * 2 * 32 * 4);
     }
 
