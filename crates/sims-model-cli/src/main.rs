@@ -7,6 +7,7 @@
 mod output;
 
 mod bench;
+mod bench_lengths;
 mod exit;
 mod forward;
 mod generate;
@@ -44,6 +45,7 @@ enum Command {
     Generate(generate::Args),
     Perplexity(perplexity::Args),
     Bench(bench::Args),
+    BenchLengths(bench_lengths::Args),
 }
 
 fn main() -> ExitCode {
@@ -53,6 +55,7 @@ fn main() -> ExitCode {
         Command::Generate(args) => generate::run(&args),
         Command::Perplexity(args) => perplexity::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::BenchLengths(args) => bench_lengths::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
