@@ -109,8 +109,9 @@ pub struct Progress {
 /// token on (`edit_from` is the prompt's length less one). `progress` is called after every forward pass;
 /// [`ControlFlow::Break`] stops the run.
 ///
-/// A forward pass that finds no memory is repeated with half the limits ([`Progress::halvings`]); a hook then sees the
-/// rows again, and so it does when a response resumes ([`Progress::repeated_tokens`]).
+/// A forward pass that finds no memory is repeated with half the limits ([`Progress::halvings`]). Rows that run again,
+/// then or when a response resumes ([`Progress::repeated_tokens`]), are marked so for the hook, except those of the
+/// pass that failed.
 ///
 /// # Errors
 /// An empty prompt ([`ModelError::EmptySequence`]), one that leaves no room for `max_new_tokens`

@@ -331,6 +331,7 @@ impl<'a> Scheduler<'a> {
             &[],
             (&self.prefix_slots, start),
             usize::MAX,
+            self.prefix_counted.saturating_sub(start),
         );
         step.prefill_rows += end - start;
         step.prompt_rows += end - start;
@@ -405,18 +406,19 @@ impl<'a> Scheduler<'a> {
             .slots
             .append_to(&mut context, group.prompt.len() - self.prefix.len());
         let last_prompt = group.prompt.len() - 1;
-        let mut add = |tokens: &[u32], from: usize| {
+        let mut add = |tokens: &[u32], from: usize, repeated: usize| {
             push_rows(
                 &mut step.batch,
                 tokens,
                 &context,
                 (&running.slots, from),
                 last_prompt,
+                repeated,
             );
         };
         if repeated > 0 {
             let end = running.computed + repeated.min(room);
-            add(&tokens[running.computed..end], running.computed);
+            add(&tokens[running.computed..end], running.computed, repeated);
             step.prefill_rows += end - running.computed;
             step.repeated_rows += end - running.computed;
             running.computed = end;
@@ -427,7 +429,7 @@ impl<'a> Scheduler<'a> {
             step.prefill_rows += 1;
         }
         if running.computed + 1 == tokens.len() {
-            add(&tokens[running.computed..], running.computed);
+            add(&tokens[running.computed..], running.computed, 0);
             step.logit_rows.push(step.batch.tokens.len() - 1);
             step.decoded.push(index);
         }
@@ -451,6 +453,7 @@ impl<'a> Scheduler<'a> {
                 &context,
                 (&group.slots, group.computed - self.prefix.len()),
                 group.prompt.len() - 1,
+                group.counted.saturating_sub(group.computed),
             );
             step.prefill_rows += rows;
             step.prompt_rows += rows;
@@ -667,20 +670,28 @@ impl<'a> Scheduler<'a> {
 /// Appends rows of a sequence to a batch, a segment for each run of adjacent slots.
 ///
 /// `context` holds what precedes the list's first position; the rows go to `slots` from the position given with it.
+/// The first `repeated` rows ran before.
 fn push_rows(
     batch: &mut Batch,
     mut tokens: &[u32],
     context: &[Range<usize>],
     (slots, mut from): (&SlotList, usize),
     edit_from: usize,
+    mut repeated: usize,
 ) {
     while !tokens.is_empty() {
         let place = slots.adjacent_from(from);
         assert!(!place.is_empty(), "the list was grown to hold the tokens");
-        let (piece, rest) = tokens.split_at(place.len().min(tokens.len()));
+        let is_repeated = repeated > 0;
+        let most = if is_repeated { repeated } else { usize::MAX };
+        let (piece, rest) = tokens.split_at(place.len().min(tokens.len()).min(most));
         let mut attended = context.to_vec();
         slots.append_to(&mut attended, from);
         batch.push(piece, attended, place.start, edit_from);
+        if let Some(segment) = batch.segments.last_mut() {
+            segment.is_repeated = is_repeated;
+        }
+        repeated = repeated.saturating_sub(piece.len());
         from += piece.len();
         tokens = rest;
     }

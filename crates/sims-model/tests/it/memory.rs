@@ -137,6 +137,54 @@ fn neither_blocks_nor_preemption_change_responses() {
     assert!(preempted > 100, "the test needs responses that stop");
 }
 
+/// Counts the rows that run for the first time.
+#[derive(Default)]
+struct Count {
+    rows: usize,
+}
+
+impl Hook for Count {
+    fn wants(&self, layer: usize) -> bool {
+        layer == 0
+    }
+
+    fn on_block(
+        &mut self,
+        _: usize,
+        segments: &[Segment],
+        _: &Tensor,
+    ) -> Result<Option<Tensor>, ModelError> {
+        let first = segments.iter().filter(|segment| !segment.is_repeated);
+        self.rows += first.map(Segment::len).sum::<usize>();
+        Ok(None)
+    }
+}
+
+#[test]
+fn rows_that_run_again_are_marked() {
+    let decoder = decoder();
+    for shared in [0, 20] {
+        let requests = requests(shared);
+        for slots_per_block in [1, 16] {
+            let limits = BatchLimits {
+                max_slots: 120,
+                slots_per_block,
+                max_prefill_rows: 11,
+                ..BatchLimits::default()
+            };
+            let mut hook = Count::default();
+            let params = sampling(40);
+            let (generations, progress) =
+                run(&decoder, &requests, &params, &limits, Some(&mut hook)).unwrap();
+            assert!(progress.repeated_tokens > 0);
+            // The last token of a response is sampled and never runs.
+            let responses = generations.iter().flatten();
+            let sampled: usize = responses.map(|response| response.token_ids.len() - 1).sum();
+            assert_eq!(hook.rows, progress.prompt_tokens + sampled);
+        }
+    }
+}
+
 #[test]
 fn a_run_short_of_slots_repeats_little() {
     let decoder = decoder();
