@@ -9,7 +9,9 @@ use sims_artifact::tensors::StoredDtype;
 use sims_artifact::{Digest, ModelManifest, read_prompts};
 use sims_model::language_model::set_threads;
 use sims_model::score::ScoreLimits;
-use sims_model::{DeviceChoice, Hook, LanguageModel, LoadOptions, ModelError, numerics_class};
+use sims_model::{
+    DeviceChoice, Hook, LanguageModel, LoadOptions, ModelError, memory, numerics_class,
+};
 use sims_sample::WeightType;
 use sims_stage::{BadInput, Interrupted, List, Numerics, Role, Stage, StageIo};
 use sims_steering::{Steering, layer_selection};
@@ -245,7 +247,7 @@ fn run_model(
     io: &mut StageIo,
 ) -> anyhow::Result<()> {
     let limits = match io.batch_size() {
-        0 => ScoreLimits::default(),
+        0 => ScoreLimits::for_decoder(model.decoder()),
         // Sequences here are about a hundred rows; the limit itself is in rows.
         sequences => ScoreLimits {
             max_rows: sequences * 128,
@@ -286,6 +288,10 @@ fn run_model(
         && steering.layers().iter().any(|&layer| layer <= highest)
     {
         hook.check_applied()?;
+    }
+    io.count("batch_rows", limits.max_rows as f64);
+    if let Some(warning) = memory::warning(counted.halvings) {
+        io.warn(warning);
     }
     io.count("tokens_computed", counted.computed as f64);
     io.count("tokens_total", counted.total as f64);

@@ -77,10 +77,10 @@ impl<'a> SelfJudge<'a> {
         &self.id
     }
 
-    /// Returns limits with room for `sequences` transcripts of full length at once; 0 takes the default.
+    /// Returns limits with room for `sequences` transcripts of full length at once; 0 takes what fits the memory.
     pub fn limits(&self, sequences: usize) -> ScoreLimits {
         match sequences {
-            0 => ScoreLimits::default(),
+            0 => ScoreLimits::for_decoder(self.model.decoder()),
             n => ScoreLimits {
                 max_rows: n * self.model.decoder().config().max_position_embeddings,
             },

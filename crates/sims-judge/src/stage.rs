@@ -6,7 +6,8 @@ use anyhow::Context;
 use sims_artifact::tables::{JudgmentRow, MetricRow};
 use sims_artifact::{ModelManifest, read_prompts};
 use sims_model::language_model::set_threads;
-use sims_model::{DeviceChoice, LanguageModel, LoadOptions, numerics_class};
+use sims_model::score::ScoreLimits;
+use sims_model::{DeviceChoice, LanguageModel, LoadOptions, memory, numerics_class};
 use sims_stage::{BadInput, Interrupted, Numerics, Role, Stage, StageIo};
 use sims_stats::Bootstrap;
 
@@ -118,13 +119,18 @@ impl Stage for Judge {
         let judge = choose(&params.template, &model)
             .and_then(|template| SelfJudge::new(&model, &digest, template))
             .map_err(bad_input)?;
+        let limits = judge.limits(io.batch_size());
+        io.count("batch_rows", limits.max_rows as f64);
         let comparisons: Vec<Comparison<'_>> = pairs.iter().flat_map(Pair::comparisons).collect();
-        let judged = compare(&judge, "judge", &comparisons, io)?;
+        let judged = compare(&judge, "judge", &comparisons, &limits, io)?;
         let comparisons: Vec<Comparison<'_>> =
             controls.iter().flat_map(Control::comparisons).collect();
-        let controlled = compare(&judge, "controls", &comparisons, io)?;
+        let controlled = compare(&judge, "controls", &comparisons, &limits, io)?;
         let mut tokens = judged.tokens;
         tokens.add(controlled.tokens);
+        if let Some(warning) = memory::warning(tokens.halvings) {
+            io.warn(warning);
+        }
         // Two for each parameter and token: a multiplication and an addition.
         let parameters = model.decoder().config().parameters() as f64;
         io.count("estimated_flops", 2.0 * parameters * tokens.computed as f64);
@@ -194,12 +200,12 @@ fn compare(
     judge: &SelfJudge<'_>,
     label: &str,
     comparisons: &[Comparison<'_>],
+    limits: &ScoreLimits,
     io: &mut StageIo,
 ) -> anyhow::Result<Judged> {
     if comparisons.is_empty() {
         return Ok(Judged::default());
     }
-    let limits = judge.limits(io.batch_size());
     let progress = io.progress(label, comparisons.len() as u64);
     let mut report = |done: usize| {
         progress.set(done as u64);
@@ -209,7 +215,7 @@ fn compare(
             ControlFlow::Continue(())
         }
     };
-    match judge.compare(comparisons, &limits, &mut report) {
+    match judge.compare(comparisons, limits, &mut report) {
         Ok(judged) => Ok(judged),
         Err(_) if io.interrupted() => Err(Interrupted.into()),
         Err(error @ JudgeError::RequestTooLong { .. }) => Err(bad_input(error).into()),

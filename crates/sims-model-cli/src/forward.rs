@@ -126,7 +126,7 @@ fn write_blocks(
         decoder,
         &[request],
         &layers,
-        &ScoreLimits::default(),
+        &ScoreLimits::for_decoder(decoder),
         hook,
         &mut sink,
     )?;

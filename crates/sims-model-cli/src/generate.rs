@@ -91,7 +91,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         &model.decoder,
         std::slice::from_ref(&request),
         &args.sampling(&model),
-        &BatchLimits::default(),
+        &BatchLimits::for_decoder(&model.decoder),
         hook.as_mut().map(|hook| hook as &mut dyn Hook),
         &mut |_| ControlFlow::Continue(()),
     )?;

@@ -10,12 +10,17 @@ use safetensors::SafeTensors;
 use serde::Serialize;
 use serde_json::Value;
 use sims_artifact::{Digest, ModelManifest};
-use sims_model::Config;
+use sims_model::generate::BatchLimits;
+use sims_model::memory::Footprint;
+use sims_model::{Config, Dtype};
 
 use crate::exit::bad_input;
 use crate::open::print_json;
 
 /// Print a model's architecture, size and digest
+///
+/// Weights count in the type that they would be held in; the planned size is the most that sampling in the default
+/// batch takes on a CPU.
 ///
 /// The digest covers the files that decide what the model computes; a steering names the model that it belongs to by
 /// it.
@@ -26,6 +31,9 @@ pub(crate) struct Args {
     /// Hugging Face directory of the model
     #[arg(value_name = "DIR")]
     model: PathBuf,
+    /// Type that the weights would be held in: f32 or bf16
+    #[arg(long = "dtype", default_value_t)]
+    held: Dtype,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -53,12 +61,18 @@ struct Info {
     bytes: usize,
     /// Type that most of the weights are stored in.
     dtype: String,
+    /// Bytes of the weights on the CPU, in the type asked for.
+    weight_bytes: usize,
+    /// Bytes of one position's keys and values, at all layers.
+    kv_bytes_per_token: usize,
+    /// Bytes of the weights, and of the slots and rows of the default batch, at most.
+    planned_bytes: usize,
     digest: Digest,
 }
 
 /// Runs the subcommand.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    let info = Info::of(&args.model)?;
+    let info = Info::of(&args.model, args.held)?;
     if args.json {
         return print_json(&info);
     }
@@ -73,11 +87,16 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 impl Info {
-    fn of(directory: &Path) -> anyhow::Result<Self> {
+    fn of(directory: &Path, held: Dtype) -> anyhow::Result<Self> {
         let config = Config::open(directory)?;
         let manifest = ModelManifest::of_dir(directory)?;
         let weights = Weights::of(directory, config.tie_word_embeddings)?;
+        let footprint = Footprint::on_cpu(&config, held);
+        let context = config.max_position_embeddings;
         Ok(Self {
+            weight_bytes: footprint.weights,
+            kv_bytes_per_token: footprint.kv_slot,
+            planned_bytes: footprint.planned(&BatchLimits::default(), context),
             architecture: architecture(directory)?.unwrap_or_else(|| config.model_type.clone()),
             layers: config.num_hidden_layers,
             hidden: config.hidden_size,

@@ -8,6 +8,7 @@ mod output;
 
 mod bench;
 mod bench_extract;
+mod bench_lengths;
 mod exit;
 mod forward;
 mod generate;
@@ -46,6 +47,7 @@ enum Command {
     Perplexity(perplexity::Args),
     Bench(bench::Args),
     BenchExtract(bench_extract::Args),
+    BenchLengths(bench_lengths::Args),
 }
 
 fn main() -> ExitCode {
@@ -56,6 +58,7 @@ fn main() -> ExitCode {
         Command::Perplexity(args) => perplexity::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::BenchExtract(args) => bench_extract::run(&args),
+        Command::BenchLengths(args) => bench_lengths::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

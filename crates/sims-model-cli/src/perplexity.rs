@@ -64,7 +64,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let (logprobs, _) = response_logprobs(
         &model.decoder,
         &requests,
-        &ScoreLimits::default(),
+        &ScoreLimits::for_decoder(&model.decoder),
         hook.as_mut().map(|hook| hook as &mut dyn Hook),
         &mut |_| ControlFlow::Continue(()),
     )?;

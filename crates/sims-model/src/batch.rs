@@ -23,6 +23,9 @@ pub struct Segment {
     pub slots: Range<usize>,
     /// The first position whose hidden state a hook may edit; `usize::MAX` for none.
     pub edit_from: usize,
+    /// Whether the rows ran before and run again because their slots were given up: a hook that counts passes over
+    /// them.
+    pub is_repeated: bool,
 }
 
 impl Segment {
@@ -75,6 +78,7 @@ impl Batch {
             context,
             slots: slots_start..slots_start + tokens.len(),
             edit_from,
+            is_repeated: false,
         });
     }
 }

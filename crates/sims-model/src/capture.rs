@@ -39,11 +39,13 @@ pub struct HiddenStates {
 /// Hands `sink` the outputs of the blocks `layers` (0-based) at the positions of every request, in their order.
 ///
 /// `hook` runs before the states are read, so what is captured is what the next block sees. Returns the tokens
-/// computed; [`ControlFlow::Break`] from `sink` stops the run.
+/// computed; [`ControlFlow::Break`] from `sink` stops the run. When memory runs out, the window at hand runs again in
+/// smaller batches.
 ///
 /// # Errors
 /// A sequence that is empty or longer than the model's context, a position or layer that does not exist or is asked
-/// twice ([`ModelError::Setting`]), [`ModelError::Interrupted`] when `sink` breaks, and whatever the hook returns.
+/// twice ([`ModelError::Setting`]), [`ModelError::OutOfMemory`] when a single sequence does not fit,
+/// [`ModelError::Interrupted`] when `sink` breaks, and whatever the hook returns.
 pub fn hidden_states(
     decoder: &Decoder,
     requests: &[CaptureRequest],
@@ -55,13 +57,26 @@ pub fn hidden_states(
     check(decoder, requests, layers)?;
     let mut count = TokenCount::default();
     let width = layers.len() * decoder.config().hidden_size;
+    let mut limits = *limits;
     let mut start = 0;
     while start < requests.len() {
         let window =
             &requests[start..][..window_length(&requests[start..], limits.max_rows, width)];
         let borrowed = hook.as_mut().map(|hook| &mut **hook as &mut dyn Hook);
-        let (states, window_count) = run_window(decoder, window, layers, limits, borrowed)?;
-        count.add(window_count);
+        let mut last_pass = Pass::default();
+        let run = run_window(decoder, window, layers, &limits, borrowed, &mut last_pass);
+        let states = match run {
+            Ok((states, window_count)) => {
+                count.add(window_count);
+                states
+            }
+            Err(ModelError::OutOfMemory { message }) => {
+                limits.halve(last_pass.rows, last_pass.slots, &message)?;
+                count.halvings += 1;
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
         for (index, layers) in states.into_iter().enumerate() {
             if sink(HiddenStates {
                 request: start + index,
@@ -77,13 +92,23 @@ pub fn hidden_states(
     Ok(count)
 }
 
+/// The size of a forward pass.
+#[derive(Default)]
+struct Pass {
+    rows: usize,
+    slots: usize,
+}
+
 /// Runs one window of requests; returns, for each, its states by layer.
+///
+/// `pass` is set to the size of each pass before it runs.
 fn run_window(
     decoder: &Decoder,
     requests: &[CaptureRequest],
     layers: &[usize],
     limits: &ScoreLimits,
     hook: Option<&mut dyn Hook>,
+    pass: &mut Pass,
 ) -> Result<(Vec<Vec<Vec<f32>>>, TokenCount)> {
     let sequences = requests
         .iter()
@@ -127,6 +152,7 @@ fn run_window(
         captured: Vec::new(),
     };
     tree.for_each_batch(&mut |planned| {
+        (pass.rows, pass.slots) = (planned.batch.tokens.len(), cache.slots());
         capture.rows = planned.wanted.iter().map(|&(row, _)| row).collect();
         capture.captured = vec![Vec::new(); layers.len()];
         decoder.forward_through(&planned.batch, &mut cache, &mut capture, last_layer)?;
@@ -143,6 +169,7 @@ fn run_window(
         computed: unique,
         unique,
         total: tree.total_tokens(),
+        halvings: 0,
     };
     Ok((states, count))
 }

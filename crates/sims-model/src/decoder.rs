@@ -13,6 +13,7 @@ use std::str::FromStr;
 
 use candle_core::{DType, Device, Tensor};
 
+use crate::memory::{Footprint, check_room};
 use crate::ops::InstructionSet;
 use crate::weights::Checkpoint;
 use crate::{Batch, Config, Hook, KvCache, ModelError, Result, Segment};
@@ -67,7 +68,8 @@ pub enum Kernels {
 /// A decoder with its weights; immutable, so it can be shared by threads.
 pub struct Decoder {
     config: Config,
-    device: Device,
+    /// In the order of the blocks that they hold; at least one.
+    devices: Vec<Device>,
     dtype: Dtype,
     network: Network,
 }
@@ -118,7 +120,7 @@ impl Decoder {
         };
         Ok(Self {
             config,
-            device: devices[0].clone(),
+            devices: devices.to_vec(),
             dtype,
             network,
         })
@@ -131,7 +133,8 @@ impl Decoder {
     ///
     /// # Errors
     /// [`ModelError::Batch`] when the batch breaks a rule of [`Batch`] or does not fit the cache,
-    /// [`ModelError::TooLong`] beyond the model's context, and whatever the hook returns.
+    /// [`ModelError::TooLong`] beyond the model's context, [`ModelError::OutOfMemory`] when the device has no room
+    /// for the cache or the rows, and whatever the hook returns.
     pub fn forward(
         &self,
         batch: &Batch,
@@ -182,11 +185,20 @@ impl Decoder {
         {
             return Err(ModelError::IdleHook { layers: blocks });
         }
+        let footprint = self.footprint();
         if cache.layers.is_none() {
+            if self.device().is_cpu() {
+                let bytes = cache.slots().checked_mul(footprint.kv_slot);
+                check_room(bytes, "keys and values")?;
+            }
             cache.layers = Some(match &self.network {
                 Network::Fast(network) => network.new_cache(cache.slots()),
                 Network::Plain(network) => network.new_cache(cache.slots())?,
             });
+        }
+        if self.device().is_cpu() {
+            let bytes = batch.tokens.len().checked_mul(footprint.row);
+            check_room(bytes, "a forward pass")?;
         }
         match &self.network {
             Network::Fast(network) => network.forward(batch, cache, hook, blocks),
@@ -197,8 +209,14 @@ impl Decoder {
     /// Returns the logits `[n, vocab_size]`, f32, of rows `[n, hidden_size]` that [`forward`](Self::forward) returned.
     ///
     /// # Errors
-    /// [`ModelError::Tensor`] when the rows have another shape, dtype or device.
+    /// [`ModelError::Tensor`] when the rows have another shape, dtype or device, [`ModelError::OutOfMemory`] when there
+    /// is no room for the logits.
     pub fn logits(&self, hidden_rows: &Tensor) -> Result<Tensor> {
+        if self.device().is_cpu() {
+            let rows = hidden_rows.elem_count() / self.config.hidden_size;
+            let bytes = rows.checked_mul(self.footprint().logits_row);
+            check_room(bytes, "logits")?;
+        }
         match &self.network {
             Network::Fast(network) => network.logits(hidden_rows),
             Network::Plain(network) => network.logits(hidden_rows),
@@ -212,12 +230,37 @@ impl Decoder {
 
     /// Returns the device that the first block is on.
     pub fn device(&self) -> &Device {
-        &self.device
+        &self.devices[0]
+    }
+
+    /// Returns the devices, in the order of the blocks that they hold.
+    pub fn devices(&self) -> &[Device] {
+        &self.devices
     }
 
     /// Returns the type that the weights are held in.
     pub fn dtype(&self) -> Dtype {
         self.dtype
+    }
+
+    /// Returns an estimate of the memory that the decoder takes.
+    pub fn footprint(&self) -> Footprint {
+        match &self.network {
+            Network::Fast(_) => Footprint::on_cpu(&self.config, self.dtype),
+            Network::Plain(network) => {
+                let dtype = if network.dtype() == DType::BF16 {
+                    Dtype::Bf16
+                } else {
+                    Dtype::F32
+                };
+                Footprint::on_device(&self.config, dtype)
+            }
+        }
+    }
+
+    /// Returns the bytes that the keys and values of one position take, at all layers.
+    pub fn kv_slot_bytes(&self) -> usize {
+        self.footprint().kv_slot
     }
 
     /// Returns the type of hidden states: f32 on the CPU, the weights' elsewhere.

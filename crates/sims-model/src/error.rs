@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::memory::is_out_of_memory;
 use crate::softmax::LogitsError;
 
 /// The result of this crate's operations.
@@ -240,7 +241,24 @@ pub enum ModelError {
     /// The caller asked to stop.
     #[error("interrupted")]
     Interrupted,
-    /// A tensor operation failed: a fault of this crate, or memory ran out.
+    /// The device has no memory left for what was asked of it; less at once may fit.
+    #[error("out of memory: {message}")]
+    OutOfMemory {
+        /// What did not fit.
+        message: String,
+    },
+    /// A tensor operation failed: a fault of this crate.
     #[error(transparent)]
-    Tensor(#[from] candle_core::Error),
+    Tensor(candle_core::Error),
+}
+
+impl From<candle_core::Error> for ModelError {
+    fn from(error: candle_core::Error) -> Self {
+        if is_out_of_memory(&error) {
+            let message = error.to_string();
+            Self::OutOfMemory { message }
+        } else {
+            Self::Tensor(error)
+        }
+    }
 }

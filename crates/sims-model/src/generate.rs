@@ -2,8 +2,8 @@
 //!
 //! The rows of a prompt run once, whatever the number of its samples. Each unfinished response adds one row to every
 //! decode step and leaves the batch the moment it ends; waiting prompts take its place (`scheduler`). A response
-//! depends on its prompt, its [`SampleKey`] and the parameters only: batch limits and the order of requests change
-//! nothing.
+//! depends on its prompt, its [`SampleKey`] and the parameters only: batch limits, how much memory there is and the
+//! order of requests change nothing.
 
 mod scheduler;
 
@@ -13,7 +13,7 @@ use candle_core::Tensor;
 
 use crate::sampler::Sampler;
 use crate::{Decoder, Hook, KvCache, ModelError, Result};
-use scheduler::Scheduler;
+use scheduler::{Scheduler, Step};
 
 pub use crate::rng::SampleKey;
 pub use crate::sampler::SamplingParams;
@@ -65,17 +65,21 @@ pub struct BatchLimits {
     pub max_sequences: usize,
     /// Most prompt rows that join one forward pass; a longer prompt is prefilled in pieces.
     pub max_prefill_rows: usize,
-    /// Most KV slots; a run that needs fewer allocates fewer.
+    /// Most KV slots, but for filling the last blocks; a run that needs fewer allocates fewer. When a run could use
+    /// more, responses that find none stop and resume later.
     pub max_slots: usize,
+    /// KV slots that a sequence is given at a time. Multiples of 16 suit the CPU's kernels.
+    pub slots_per_block: usize,
 }
 
 impl Default for BatchLimits {
-    /// 64 responses at once, 1 024 prompt rows a pass, 32 768 slots.
+    /// 64 responses at once, 1 024 prompt rows a pass, 32 768 slots in blocks of 16.
     fn default() -> Self {
         Self {
             max_sequences: 64,
             max_prefill_rows: 1024,
             max_slots: 32_768,
+            slots_per_block: 16,
         }
     }
 }
@@ -91,6 +95,12 @@ pub struct Progress {
     pub prompt_tokens: usize,
     /// Tokens sampled.
     pub new_tokens: usize,
+    /// Rows, of prompts and responses, computed again because their slots had been given up.
+    pub repeated_tokens: usize,
+    /// How often the youngest prompt or response gave its slots up to an older one.
+    pub preemptions: usize,
+    /// How often memory ran out and the limits were halved.
+    pub halvings: usize,
 }
 
 /// Samples a response for every key of every request.
@@ -99,11 +109,15 @@ pub struct Progress {
 /// token on (`edit_from` is the prompt's length less one). `progress` is called after every forward pass;
 /// [`ControlFlow::Break`] stops the run.
 ///
+/// A forward pass that finds no memory is repeated with half the limits ([`Progress::halvings`]). Rows that run again,
+/// then or when a response resumes ([`Progress::repeated_tokens`]), are marked so for the hook, except those of the
+/// pass that failed.
+///
 /// # Errors
 /// An empty prompt ([`ModelError::EmptySequence`]), one that leaves no room for `max_new_tokens`
 /// ([`ModelError::PromptTooLong`]), parameters or limits out of range ([`ModelError::Setting`]), logits without a
-/// distribution ([`ModelError::Sampling`]), an interrupt ([`ModelError::Interrupted`]), and whatever the decoder or
-/// the hook returns.
+/// distribution ([`ModelError::Sampling`]), an interrupt ([`ModelError::Interrupted`]), a single sequence that finds no
+/// memory ([`ModelError::OutOfMemory`]), and whatever the decoder or the hook returns.
 pub fn generate(
     decoder: &Decoder,
     requests: &[Request],
@@ -121,13 +135,18 @@ pub fn generate(
     let mut scheduler = Scheduler::new(requests, params, limits)?;
     let mut cache = KvCache::new(decoder, scheduler.slots());
     while let Some(step) = scheduler.next_step() {
+        let made_cache = !cache.is_made();
         let borrowed = hook.as_mut().map(|hook| &mut **hook as &mut dyn Hook);
-        let hidden = decoder.forward(&step.batch, &mut cache, borrowed)?;
-        let logits = if step.logit_rows.is_empty() {
-            Vec::new()
-        } else {
-            let rows = select_rows(&hidden, &step.logit_rows)?;
-            decoder.logits(&rows)?.flatten_all()?.to_vec1::<f32>()?
+        let logits = match run_step(decoder, &step, &mut cache, borrowed) {
+            Ok(logits) => logits,
+            Err(ModelError::OutOfMemory { message }) => {
+                // The old cache goes before the new one is made.
+                drop(cache);
+                scheduler.shrink(&step, made_cache, &message)?;
+                cache = KvCache::new(decoder, scheduler.slots());
+                continue;
+            }
+            Err(error) => return Err(error),
         };
         scheduler.accept(&step, &logits, &mut sampler)?;
         if progress(scheduler.progress()).is_break() {
@@ -135,6 +154,21 @@ pub fn generate(
         }
     }
     Ok(scheduler.into_generations())
+}
+
+/// Runs a step and returns the logits of its `logit_rows`, `[rows, vocab]`, flat.
+fn run_step(
+    decoder: &Decoder,
+    step: &Step,
+    cache: &mut KvCache,
+    hook: Option<&mut dyn Hook>,
+) -> Result<Vec<f32>> {
+    let hidden = decoder.forward(&step.batch, cache, hook)?;
+    if step.logit_rows.is_empty() {
+        return Ok(Vec::new());
+    }
+    let rows = select_rows(&hidden, &step.logit_rows)?;
+    Ok(decoder.logits(&rows)?.flatten_all()?.to_vec1()?)
 }
 
 /// Returns the given rows of `[rows, width]`, in their order; no copy when they are all of them.

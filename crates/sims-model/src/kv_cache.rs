@@ -16,6 +16,8 @@ use crate::{Batch, Decoder, ModelError, Result};
 pub struct KvCache {
     /// Made by the first forward pass, which can report that the device has no room.
     pub(crate) layers: Option<Layers>,
+    slots: usize,
+    /// Whether a slot was written, up to the last that was.
     written: Vec<bool>,
     /// Queries, keys and values of the current batch.
     pub(crate) qkv: Vec<f32>,
@@ -33,11 +35,12 @@ pub(crate) enum Layers {
 impl KvCache {
     /// Makes room for `slots` positions of `decoder`, on its device.
     ///
-    /// Memory is taken when it is first written to.
+    /// The first forward pass takes the memory, and fails with [`ModelError::OutOfMemory`] if there is not enough.
     pub fn new(_decoder: &Decoder, slots: usize) -> Self {
         Self {
             layers: None,
-            written: vec![false; slots],
+            slots,
+            written: Vec::new(),
             qkv: Vec::new(),
             scratch: ScratchPool::default(),
         }
@@ -45,7 +48,12 @@ impl KvCache {
 
     /// Returns the number of slots.
     pub fn slots(&self) -> usize {
-        self.written.len()
+        self.slots
+    }
+
+    /// Returns whether a forward pass has taken the memory for the slots.
+    pub(crate) fn is_made(&self) -> bool {
+        self.layers.is_some()
     }
 
     /// Checks a batch's slots and contexts against the cache, and marks its slots as written.
@@ -61,14 +69,17 @@ impl KvCache {
                     );
                 }
             }
+            if self.written.len() < segment.slots.end {
+                self.written.resize(segment.slots.end, false);
+            }
             self.written[segment.slots.clone()].fill(true);
         }
         for (index, segment) in batch.segments.iter().enumerate() {
             for range in &segment.context {
-                if let Some(slot) = self.written[range.clone()]
-                    .iter()
-                    .position(|written| !written)
-                {
+                let known = range.start..range.end.min(self.written.len());
+                let written = self.written.get(known).unwrap_or_default();
+                let beyond = (written.len() < range.len()).then_some(written.len());
+                if let Some(slot) = written.iter().position(|written| !written).or(beyond) {
                     return refuse(
                         index,
                         format!("context slot {} was never written", range.start + slot),

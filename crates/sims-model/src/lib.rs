@@ -20,6 +20,7 @@ pub mod hook;
 pub mod judge_template;
 pub mod kv_cache;
 pub mod language_model;
+pub mod memory;
 pub mod ops;
 mod prefix_tree;
 pub mod rng;

@@ -47,7 +47,7 @@ impl Sequence<'_> {
 }
 
 /// A position whose result is wanted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Wanted {
     /// Index of the sequence.
     pub(crate) sequence: usize,

@@ -2,6 +2,7 @@
 //!
 //! Both run through a tree of shared prefixes, so a judge prompt's head, or the prompt of K responses, is computed once.
 
+use std::collections::HashSet;
 use std::ops::ControlFlow;
 
 use candle_core::Tensor;
@@ -28,6 +29,23 @@ impl Default for ScoreLimits {
     }
 }
 
+impl ScoreLimits {
+    /// Halves the rows, after a pass of `rows` with `slots` KV slots found no memory.
+    ///
+    /// # Errors
+    /// [`ModelError::OutOfMemory`] when a single row finds none.
+    pub(crate) fn halve(&mut self, rows: usize, slots: usize, cause: &str) -> Result<()> {
+        if rows <= 1 {
+            let message = format!(
+                "{cause}; the smallest batch tried has {rows} row and {slots} KV slots, which one sequence needs"
+            );
+            return Err(ModelError::OutOfMemory { message });
+        }
+        self.max_rows = self.max_rows.min(rows) / 2;
+        Ok(())
+    }
+}
+
 /// Tokens computed so far, handed to the callback after every forward pass.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TokenCount {
@@ -37,6 +55,8 @@ pub struct TokenCount {
     pub unique: usize,
     /// Tokens in all sequences together: what running them one by one would take.
     pub total: usize,
+    /// How often memory ran out and the limits were halved.
+    pub halvings: usize,
 }
 
 impl TokenCount {
@@ -45,6 +65,7 @@ impl TokenCount {
         self.computed += other.computed;
         self.unique += other.unique;
         self.total += other.total;
+        self.halvings += other.halvings;
     }
 }
 
@@ -81,11 +102,13 @@ impl<'a> ScoreRequest<'a> {
 
 /// Returns, for every sequence, the logits of `token_ids` as its next token, and how many tokens that took.
 ///
-/// Runs without a hook: this is how the frozen judge reads its verdict.
+/// Runs without a hook: this is how the frozen judge reads its verdict. When memory runs out, what is left runs on in
+/// smaller batches.
 ///
 /// # Errors
 /// A sequence that is empty or longer than the model's context, a token id outside the vocabulary, logits without a
-/// distribution, or [`ModelError::Interrupted`] when `progress` breaks.
+/// distribution, [`ModelError::OutOfMemory`] when a single sequence does not fit, or [`ModelError::Interrupted`] when
+/// `progress` breaks.
 pub fn next_token_logits<S: AsRef<[u32]>>(
     decoder: &Decoder,
     sequences: &[S],
@@ -111,7 +134,7 @@ pub fn next_token_logits<S: AsRef<[u32]>>(
         sequence,
         position: tokens.tokens.len().saturating_sub(1),
     };
-    let wanted: Vec<Wanted> = sequences.iter().enumerate().map(last).collect();
+    let wanted = sequences.iter().enumerate().map(last).collect();
     let mut scores = vec![None; sequences.len()];
     let count = score_rows(
         decoder,
@@ -181,6 +204,7 @@ pub fn response_logprobs(
         let predictive = request.response_start - 1..request.tokens.len() - 1;
         predictive.map(move |position| Wanted { sequence, position })
     });
+    let wanted = wanted.collect();
     let mut scores: Vec<Vec<f32>> = requests
         .iter()
         .map(|request| vec![f32::NAN; request.tokens.len() - request.response_start])
@@ -203,35 +227,68 @@ pub fn response_logprobs(
 }
 
 /// Runs the sequences and hands `take` the logits row and its sums for every wanted position.
+///
+/// When memory runs out, the sequences whose results are not all taken run again, in batches half as large.
 fn score_rows(
     decoder: &Decoder,
     sequences: Vec<Sequence<'_>>,
-    wanted: impl IntoIterator<Item = Wanted>,
+    mut wanted: Vec<Wanted>,
     limits: &ScoreLimits,
     mut hook: Option<&mut dyn Hook>,
     progress: &mut dyn FnMut(TokenCount) -> ControlFlow<()>,
     take: &mut dyn FnMut(&[f32], LogSumExp, Wanted),
 ) -> Result<TokenCount> {
     let context = decoder.config().max_position_embeddings;
-    let tree = PrefixTree::new(sequences, wanted, limits.max_rows, context)?;
+    let mut limits = *limits;
     let mut count = TokenCount {
-        computed: 0,
-        unique: tree.unique_tokens(),
-        total: tree.total_tokens(),
+        total: sequences.iter().map(|sequence| sequence.tokens.len()).sum(),
+        ..TokenCount::default()
     };
-    let mut cache = KvCache::new(decoder, tree.slots());
-    tree.for_each_batch(&mut |planned| {
-        let borrowed = hook.as_mut().map(|hook| &mut **hook as &mut dyn Hook);
-        let hidden = decoder.forward(&planned.batch, &mut cache, borrowed)?;
-        read_logits(decoder, &hidden, &planned, take)?;
-        count.computed += planned.batch.tokens.len();
-        if progress(count).is_break() {
-            Err(ModelError::Interrupted)
-        } else {
-            Ok(())
+    // The sequences that run, by their index among all.
+    let mut left: Vec<usize> = (0..sequences.len()).collect();
+    loop {
+        let running = left.iter().map(|&index| sequences[index]).collect();
+        let place = |entry: &Wanted| Wanted {
+            // `left` is ascending and has every sequence of which something is wanted.
+            sequence: left.partition_point(|&index| index < entry.sequence),
+            ..*entry
+        };
+        let tree = PrefixTree::new(running, wanted.iter().map(place), limits.max_rows, context)?;
+        count.unique = count.computed + tree.unique_tokens();
+        let mut cache = KvCache::new(decoder, tree.slots());
+        let mut rows = 0;
+        let mut taken = HashSet::new();
+        let run = tree.for_each_batch(&mut |mut planned| {
+            for (_, entry) in &mut planned.wanted {
+                entry.sequence = left[entry.sequence];
+            }
+            rows = planned.batch.tokens.len();
+            let borrowed = hook.as_mut().map(|hook| &mut **hook as &mut dyn Hook);
+            let hidden = decoder.forward(&planned.batch, &mut cache, borrowed)?;
+            read_logits(decoder, &hidden, &planned, &mut |row, sums, entry| {
+                taken.insert(entry);
+                take(row, sums, entry);
+            })?;
+            count.computed += rows;
+            if progress(count).is_break() {
+                Err(ModelError::Interrupted)
+            } else {
+                Ok(())
+            }
+        });
+        match run {
+            Ok(()) => return Ok(count),
+            Err(ModelError::OutOfMemory { message }) => {
+                limits.halve(rows, cache.slots(), &message)?;
+                count.halvings += 1;
+            }
+            Err(error) => return Err(error),
         }
-    })?;
-    Ok(count)
+        wanted.retain(|entry| !taken.contains(entry));
+        left = wanted.iter().map(|entry| entry.sequence).collect();
+        left.sort_unstable();
+        left.dedup();
+    }
 }
 
 /// Computes the logits of a batch's wanted rows, a bounded number at a time.

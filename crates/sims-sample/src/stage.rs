@@ -7,7 +7,9 @@ use sims_artifact::tables::ResponseRow;
 use sims_artifact::{Digest, ModelManifest};
 use sims_model::generate::{BatchLimits, Progress, SamplingParams};
 use sims_model::language_model::set_threads;
-use sims_model::{DeviceChoice, Hook, LanguageModel, LoadOptions, ModelError, numerics_class};
+use sims_model::{
+    DeviceChoice, Hook, LanguageModel, LoadOptions, ModelError, memory, numerics_class,
+};
 use sims_stage::{BadInput, Interrupted, Numerics, Role, Stage, StageIo};
 use sims_steering::Steering;
 
@@ -112,8 +114,9 @@ impl Stage for Sample {
             seed: params.seed,
             round: params.round,
             sampling: params.sampling(&model),
-            limits: batch_limits(io),
+            limits: batch_limits(&model, io),
         };
+        report_limits(&draws.limits, io);
         let mut hook = steering.as_ref().map(|(steering, _)| steering.hook());
         let hook = hook.as_mut().map(|hook| hook as &mut dyn Hook);
         let rows = draw(&model, &prompts, &draws, hook, io)?;
@@ -175,14 +178,22 @@ fn open_steering(io: &StageIo) -> anyhow::Result<Option<(Steering, String)>> {
     Ok(Some((steering, policy)))
 }
 
-fn batch_limits(io: &StageIo) -> BatchLimits {
+/// Limits that fit the memory; a batch size that was asked for goes before what would be chosen.
+fn batch_limits(model: &LanguageModel, io: &StageIo) -> BatchLimits {
+    let fitting = BatchLimits::for_decoder(model.decoder());
     match io.batch_size() {
-        0 => BatchLimits::default(),
+        0 => fitting,
         max_sequences => BatchLimits {
             max_sequences,
-            ..BatchLimits::default()
+            ..fitting
         },
     }
+}
+
+fn report_limits(limits: &BatchLimits, io: &mut StageIo) {
+    io.count("batch_sequences", limits.max_sequences as f64);
+    io.count("batch_prompt_rows", limits.max_prefill_rows as f64);
+    io.count("batch_kv_slots", limits.max_slots as f64);
 }
 
 fn draw(
@@ -211,8 +222,12 @@ fn draw(
     };
     io.count("prompt_tokens_computed", last.prompt_tokens as f64);
     io.count("new_tokens", last.new_tokens as f64);
+    io.count("repeated_tokens", last.repeated_tokens as f64);
+    if let Some(warning) = memory::warning(last.halvings) {
+        io.warn(warning);
+    }
     // Two for each parameter and token: a multiplication and an addition.
-    let tokens = (last.prompt_tokens + last.new_tokens) as f64;
+    let tokens = (last.prompt_tokens + last.new_tokens + last.repeated_tokens) as f64;
     io.count(
         "estimated_flops",
         2.0 * model.decoder().config().parameters() as f64 * tokens,

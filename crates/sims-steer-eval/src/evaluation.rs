@@ -85,6 +85,11 @@ pub(crate) struct Drawn {
 pub(crate) struct Cost {
     pub(crate) prompt_tokens: usize,
     pub(crate) new_tokens: usize,
+    pub(crate) repeated_tokens: usize,
+    /// The largest batch of responses that any draw was allowed.
+    pub(crate) batch_sequences: usize,
+    /// How often memory ran out while drawing.
+    pub(crate) halvings: usize,
     pub(crate) judge: TokenCount,
 }
 
@@ -134,6 +139,8 @@ impl Evaluation<'_> {
             sampling: self.params.sampling(self.model),
             limits: self.batch_limits(),
         };
+        let sequences = draws.limits.max_sequences;
+        self.cost.batch_sequences = self.cost.batch_sequences.max(sequences);
         let io = self.io;
         let bar = io.progress(
             &format!("draw {policy}"),
@@ -168,6 +175,8 @@ impl Evaluation<'_> {
         };
         self.cost.prompt_tokens += last.prompt_tokens;
         self.cost.new_tokens += last.new_tokens;
+        self.cost.repeated_tokens += last.repeated_tokens;
+        self.cost.halvings += last.halvings;
         if let Some(hook) = &hook {
             hook.check_applied()?;
         }
@@ -268,12 +277,14 @@ impl Evaluation<'_> {
         }
     }
 
+    /// Limits that fit the memory; a batch size that was asked for goes before what would be chosen.
     fn batch_limits(&self) -> BatchLimits {
+        let fitting = BatchLimits::for_decoder(self.model.decoder());
         match self.io.batch_size() {
-            0 => BatchLimits::default(),
+            0 => fitting,
             max_sequences => BatchLimits {
                 max_sequences,
-                ..BatchLimits::default()
+                ..fitting
             },
         }
     }

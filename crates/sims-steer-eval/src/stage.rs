@@ -7,7 +7,7 @@ use sims_artifact::{Digest, ModelManifest, read_table};
 use sims_judge::SelfJudge;
 use sims_judge::template::{choose, request_text};
 use sims_model::language_model::set_threads;
-use sims_model::{DeviceChoice, LanguageModel, LoadOptions, numerics_class};
+use sims_model::{DeviceChoice, LanguageModel, LoadOptions, memory, numerics_class};
 use sims_sample::{BASE_POLICY, encode_prompts};
 use sims_stage::{BadInput, Numerics, Role, Stage, StageIo};
 use sims_stats::split::held_out_by_group;
@@ -423,14 +423,22 @@ fn write(finished: Finished, io: &mut StageIo) -> anyhow::Result<()> {
     let Cost {
         prompt_tokens,
         new_tokens,
+        repeated_tokens,
+        batch_sequences,
+        halvings,
         judge,
     } = finished.cost;
+    if let Some(warning) = memory::warning(halvings + judge.halvings) {
+        io.warn(warning);
+    }
+    io.count("batch_sequences", batch_sequences as f64);
+    io.count("repeated_tokens", repeated_tokens as f64);
     io.count("prompt_tokens_computed", prompt_tokens as f64);
     io.count("new_tokens", new_tokens as f64);
     io.count("judge_tokens_computed", judge.computed as f64);
     io.count("judge_tokens_without_sharing", judge.total as f64);
     // Two for each parameter and token: a multiplication and an addition.
-    let tokens = (prompt_tokens + new_tokens + judge.computed) as f64;
+    let tokens = (prompt_tokens + new_tokens + repeated_tokens + judge.computed) as f64;
     io.count("estimated_flops", 2.0 * finished.parameters as f64 * tokens);
     finished
         .warnings

@@ -113,13 +113,17 @@ impl SteeringHook {
         &mut self,
         layer: usize,
         data: &[T],
-        ranges: &[Range<usize>],
+        ranges: &[EditedRange],
     ) -> Vec<T> {
         let mut edited = data.to_vec();
-        for range in ranges {
+        for EditedRange {
+            rows: range,
+            counts,
+        } in ranges
+        {
             let target = &mut edited[range.start * self.hidden_size..range.end * self.hidden_size];
             let mut rows: Vec<f32> = target.iter().map(|x| x.to_f64() as f32).collect();
-            self.edit_rows(layer, &mut rows);
+            self.edit_rows(layer, &mut rows, *counts);
             for (target, &value) in target.iter_mut().zip(&rows) {
                 *target = T::from_f64(f64::from(value));
             }
@@ -128,19 +132,30 @@ impl SteeringHook {
     }
 
     /// Edits `ranges` of rows in a `[rows, hidden]` buffer of f32.
-    fn edit_f32(&mut self, layer: usize, data: &[f32], ranges: &[Range<usize>]) -> Vec<f32> {
+    fn edit_f32(&mut self, layer: usize, data: &[f32], ranges: &[EditedRange]) -> Vec<f32> {
         let mut edited = data.to_vec();
-        for range in ranges {
+        for EditedRange {
+            rows: range,
+            counts,
+        } in ranges
+        {
             let span = range.start * self.hidden_size..range.end * self.hidden_size;
-            self.edit_rows(layer, &mut edited[span]);
+            self.edit_rows(layer, &mut edited[span], *counts);
         }
         edited
     }
 
-    fn edit_rows(&mut self, layer: usize, rows: &mut [f32]) {
-        let before = self.sizes.is_some().then(|| rows.to_vec());
+    /// Edits rows, and counts and measures them unless they ran before.
+    fn edit_rows(&mut self, layer: usize, rows: &mut [f32], counts: bool) {
+        let before = (counts && self.sizes.is_some()).then(|| rows.to_vec());
+        let mut uncounted = EditCounts::default();
+        let counts = if counts {
+            &mut self.counts
+        } else {
+            &mut uncounted
+        };
         for edit in self.layers.get(&layer).map_or(&[][..], Vec::as_slice) {
-            edit.apply(rows, 1.0, &mut self.counts);
+            edit.apply(rows, 1.0, counts);
         }
         if let (Some(sizes), Some(before)) = (&mut self.sizes, before) {
             measure(sizes, &before, rows, self.hidden_size);
@@ -151,7 +166,7 @@ impl SteeringHook {
         &mut self,
         layer: usize,
         hidden: &Tensor,
-        ranges: &[Range<usize>],
+        ranges: &[EditedRange],
     ) -> Result<Tensor, candle_core::Error> {
         let shape = hidden.shape().clone();
         // Elsewhere than on the CPU the rows travel: simple, and small beside a block's own work.
@@ -240,14 +255,24 @@ fn ready(edit: &Edit, strength: f64) -> Edit {
     }
 }
 
+/// Neighbouring rows to edit.
+struct EditedRange {
+    rows: Range<usize>,
+    /// Whether they are counted: rows that ran before were.
+    counts: bool,
+}
+
 /// Returns the rows that may be edited, neighbouring ranges joined: a decode step is one range.
-fn edited_ranges(segments: &[Segment]) -> Vec<Range<usize>> {
-    let mut ranges: Vec<Range<usize>> = Vec::new();
-    for rows in segments.iter().map(Segment::edit_rows) {
+fn edited_ranges(segments: &[Segment]) -> Vec<EditedRange> {
+    let mut ranges: Vec<EditedRange> = Vec::new();
+    for segment in segments {
+        let (rows, counts) = (segment.edit_rows(), !segment.is_repeated);
         match ranges.last_mut() {
-            Some(last) if last.end == rows.start => last.end = rows.end,
             _ if rows.is_empty() => {}
-            _ => ranges.push(rows),
+            Some(last) if last.rows.end == rows.start && last.counts == counts => {
+                last.rows.end = rows.end;
+            }
+            _ => ranges.push(EditedRange { rows, counts }),
         }
     }
     ranges

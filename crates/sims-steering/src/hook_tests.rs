@@ -44,6 +44,7 @@ fn segment(rows: Range<usize>, position: usize, edit_from: usize) -> Segment {
         context: vec![],
         slots,
         edit_from,
+        is_repeated: false,
     }
 }
 
@@ -94,6 +95,13 @@ fn only_positions_in_the_mask_are_edited() {
     assert_eq!(hook.counts().rows, 8);
     assert!((4..=8).contains(&hook.counts().edited));
     let sizes = hook.sizes().unwrap();
+    // Rows that run again are edited as before and not counted.
+    let repeated = segments.map(|segment| Segment {
+        is_repeated: true,
+        ..segment
+    });
+    assert_eq!(run(&mut hook, &data, &repeated, DType::F32), edited);
+    assert_eq!((hook.counts().rows, hook.sizes().unwrap()), (8, sizes));
     assert!(sizes.rows == 4 && sizes.relative_shift_sum > 0.0 && sizes.non_finite_rows == 0);
     assert!(sizes.largest_norm_ratio >= sizes.smallest_norm_ratio);
 }

@@ -185,7 +185,7 @@ fn answer_all(
         model.decoder(),
         &requests,
         &params,
-        &BatchLimits::default(),
+        &BatchLimits::for_decoder(model.decoder()),
         None,
         &mut |_| ControlFlow::Continue(()),
     )?;

@@ -133,6 +133,13 @@ fn each_response_meets_the_asked_number_in_both_orders() {
     let all = [&ANY_COVERAGE[..], &["--schedule", "all"]].concat();
     succeeded(&bench.run("all", &bench.responses(3, 6), &all));
     assert_eq!(bench.judgments("all").len(), 90);
+
+    succeeded(&bench.run("ten", &bench.responses(3, 10), &all));
+    assert_eq!(bench.judgments("ten").len(), 3 * 90);
+    let counts = &summary(&bench.path("ten"))["counts"];
+    let share = counts["tokens_computed"].as_f64().unwrap()
+        / counts["tokens_without_sharing"].as_f64().unwrap();
+    assert!(share <= 0.6, "{share}");
 }
 
 #[test]

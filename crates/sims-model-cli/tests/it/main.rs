@@ -133,6 +133,17 @@ fn info_counts_what_is_there() {
         info["bytes"].as_u64().unwrap(),
         4 * info["parameters"].as_u64().unwrap()
     );
+    assert_eq!(info["weight_bytes"], info["bytes"]);
+    assert!(info["planned_bytes"].as_u64() > info["weight_bytes"].as_u64());
+    let halved = json_of(&[
+        "info",
+        directory.to_str().unwrap(),
+        "--dtype",
+        "bf16",
+        "--json",
+    ]);
+    assert!(halved["weight_bytes"].as_u64() < info["weight_bytes"].as_u64());
+    assert_eq!(halved["kv_bytes_per_token"], info["kv_bytes_per_token"]);
     assert_eq!(
         info["digest"],
         ModelManifest::of_dir(&directory)

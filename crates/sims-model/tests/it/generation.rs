@@ -68,6 +68,7 @@ fn one_at_a_time() -> BatchLimits {
         max_sequences: 1,
         max_prefill_rows: 7,
         max_slots: 70,
+        slots_per_block: 1,
     }
 }
 
@@ -104,6 +105,7 @@ fn batch_limits_do_not_change_responses() {
                 max_sequences,
                 max_prefill_rows,
                 max_slots,
+                ..BatchLimits::default()
             };
             assert_eq!(
                 run(&decoder, &requests, &params, &limits),

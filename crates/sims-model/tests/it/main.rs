@@ -5,6 +5,7 @@ mod capture;
 mod fixtures;
 mod generation;
 mod invariance;
+mod memory;
 mod parity;
 mod random_model;
 mod scoring;

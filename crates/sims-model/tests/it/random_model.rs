@@ -15,6 +15,11 @@ pub(crate) const CONTEXT: usize = 128;
 
 /// Writes the model to a folder of its own and opens it.
 pub(crate) fn decoder() -> Decoder {
+    decoder_with_context(CONTEXT)
+}
+
+/// As [`decoder`], for sequences of up to `context` tokens.
+pub(crate) fn decoder_with_context(context: usize) -> Decoder {
     let directory = tempfile::tempdir().unwrap();
     let config = serde_json::json!({
         "architectures": ["LlamaForCausalLM"],
@@ -25,7 +30,7 @@ pub(crate) fn decoder() -> Decoder {
         "num_hidden_layers": LAYERS,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
-        "max_position_embeddings": CONTEXT,
+        "max_position_embeddings": context,
         "rms_norm_eps": 1e-5,
         "rope_theta": 10000.0,
         "hidden_act": "silu",
