@@ -79,7 +79,7 @@ enum Network {
 }
 
 impl Decoder {
-    /// Reads `config.json` and the weights in `directory`.
+    /// Reads `config.json` and the weights in `directory`, or a GGUF file.
     ///
     /// With several devices each holds a run of blocks, and the residual stream goes from one to the next.
     ///
@@ -218,6 +218,14 @@ impl Decoder {
     /// Returns the type that the weights are held in.
     pub fn dtype(&self) -> Dtype {
         self.dtype
+    }
+
+    /// Returns the bytes that the CPU kernels' matrices take, in memory or in the file's mapping; none for other forms.
+    pub fn weight_bytes(&self) -> Option<usize> {
+        match &self.network {
+            Network::Fast(network) => Some(network.weight_bytes()),
+            Network::Plain(_) => None,
+        }
     }
 
     /// Returns the type of hidden states: f32 on the CPU, the weights' elsewhere.

@@ -14,13 +14,14 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use half::bf16;
 use memmap2::Mmap;
 
 pub(crate) use header::Value;
 use header::{Header, TensorInfo};
 
 use crate::ops::quantized::{BlockFormat, BlockMatrix, RowOrder, SharedBytes};
-use crate::{ModelError, Result};
+use crate::{Dtype, ModelError, Result};
 
 /// Returns whether a model's path is that of a GGUF file rather than of a directory.
 pub fn is_gguf(path: &Path) -> bool {
@@ -229,7 +230,7 @@ impl GgufFile {
 
 /// The tensors of a GGUF file under their names in the Hugging Face checkpoint.
 pub struct GgufWeights {
-    file: Arc<GgufFile>,
+    file: GgufFile,
     head_dim: usize,
     /// The file's names of the tensors that were asked for.
     taken: BTreeSet<String>,
@@ -240,7 +241,7 @@ impl GgufWeights {
     ///
     /// # Errors
     /// [`ModelError::Config`] where the width of a head cannot be told.
-    pub fn new(file: Arc<GgufFile>) -> Result<Self> {
+    pub fn new(file: GgufFile) -> Result<Self> {
         Ok(Self {
             head_dim: file.head_dim()?,
             file,
@@ -316,14 +317,54 @@ impl GgufWeights {
         Ok(matrix)
     }
 
-    /// Appends the numbers of the tensor `name` to `values`.
+    /// Appends the numbers of the tensor `name` to `values`, rounded to `dtype`.
+    ///
+    /// # Errors
+    /// As [`matrix`](Self::matrix), and for a number that rounding makes infinite.
+    pub fn append(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        dtype: Dtype,
+        values: &mut Vec<f32>,
+    ) -> Result<()> {
+        let matrix = self.matrix(name, shape)?;
+        let start = values.len();
+        values.extend(matrix.unpack());
+        if dtype == Dtype::Bf16 {
+            let read = &mut values[start..];
+            read.iter_mut()
+                .for_each(|value| *value = bf16::from_f32(*value).to_f32());
+            if let Some(element) = read.iter().position(|value| !value.is_finite()) {
+                let message = format!("is infinite in bf16 at element {element}");
+                return Err(self.file.refuse_tensor(name, message));
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the weights of several linear layers over the same inputs as they are stored; `parts` are names and
+    /// output counts.
+    ///
+    /// None where all are floats, which the kernels take in their own layout. Halves of [`BlockFormat::F16`] stay
+    /// as they are too, unless they are to be rounded.
     ///
     /// # Errors
     /// As [`matrix`](Self::matrix).
-    pub fn append(&mut self, name: &str, shape: &[usize], values: &mut Vec<f32>) -> Result<()> {
-        let matrix = self.matrix(name, shape)?;
-        values.extend(matrix.unpack());
-        Ok(())
+    pub fn quantized(
+        &mut self,
+        parts: &[(String, usize)],
+        in_features: usize,
+        dtype: Dtype,
+    ) -> Result<Option<Vec<BlockMatrix>>> {
+        let read = |(name, outputs): &(String, usize)| {
+            self.matrix(&format!("{name}.weight"), &[*outputs, in_features])
+        };
+        let parts = parts.iter().map(read).collect::<Result<Vec<_>>>()?;
+        let own_layout = parts.iter().all(|part| {
+            part.format().is_float() && (part.format() != BlockFormat::F16 || dtype == Dtype::Bf16)
+        });
+        Ok((!own_layout).then_some(parts))
     }
 
     /// Checks that every tensor of the file was asked for, but those that the config was read from.

@@ -3,17 +3,31 @@
 /// An architecture that llama.cpp names and this decoder computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Architecture {
+    Gemma2,
+    Gemma3,
+    Granite,
     /// Llama, and Mistral and Mixtral, which it does not tell apart.
     Llama,
+    Olmo2,
+    Phi3,
     Qwen2,
     Qwen3,
+    Qwen3Moe,
+    SmolLm3,
 }
 
 /// Every architecture, with the name in `general.architecture`.
-const ARCHITECTURES: [(&str, Architecture); 3] = [
+const ARCHITECTURES: [(&str, Architecture); 10] = [
+    ("gemma2", Architecture::Gemma2),
+    ("gemma3", Architecture::Gemma3),
+    ("granite", Architecture::Granite),
     ("llama", Architecture::Llama),
+    ("olmo2", Architecture::Olmo2),
+    ("phi3", Architecture::Phi3),
     ("qwen2", Architecture::Qwen2),
     ("qwen3", Architecture::Qwen3),
+    ("qwen3moe", Architecture::Qwen3Moe),
+    ("smollm3", Architecture::SmolLm3),
 ];
 
 /// Tensors that hold settings of the rotary embedding, not weights.
@@ -55,7 +69,7 @@ impl Architecture {
 
     /// Returns whether the queries' and keys' rows are stored for a rotary embedding of neighbouring dimensions.
     fn interleaves(self) -> bool {
-        matches!(self, Self::Llama)
+        matches!(self, Self::Llama | Self::Granite | Self::SmolLm3)
     }
 
     /// Returns where the tensor `name` of the checkpoint is; none for a name that the architecture does not have.
@@ -103,7 +117,19 @@ impl Architecture {
             "self_attn.o_proj" => "attn_output",
             "self_attn.q_norm" => "attn_q_norm",
             "self_attn.k_norm" => "attn_k_norm",
-            "post_attention_layernorm" => "ffn_norm",
+            "self_attn.qkv_proj" => "attn_qkv",
+            "post_attention_layernorm" => match self {
+                Self::Gemma2 | Self::Gemma3 | Self::Olmo2 => "post_attention_norm",
+                _ => "ffn_norm",
+            },
+            "pre_feedforward_layernorm" => "ffn_norm",
+            "post_feedforward_layernorm" => "post_ffw_norm",
+            // The fused gate and up projection goes by the name of the second.
+            "mlp.gate_up_proj" => "ffn_up",
+            "mlp.gate" | "block_sparse_moe.gate" => "ffn_gate_inp",
+            "mlp.experts.gate_proj" | "block_sparse_moe.experts.w1" => "ffn_gate_exps",
+            "mlp.experts.up_proj" | "block_sparse_moe.experts.w3" => "ffn_up_exps",
+            "mlp.experts.down_proj" | "block_sparse_moe.experts.w2" => "ffn_down_exps",
             "mlp.gate_proj" => "ffn_gate",
             "mlp.up_proj" => "ffn_up",
             "mlp.down_proj" => "ffn_down",
@@ -146,7 +172,7 @@ mod tests {
     fn an_unknown_architecture_is_named() {
         assert_eq!(
             Architecture::of("mamba"),
-            Err("`mamba` is not one of llama, qwen2, qwen3".to_owned())
+            Err("`mamba` is not one of gemma2, gemma3, granite, llama, olmo2, phi3, qwen2, qwen3, qwen3moe, smollm3".to_owned())
         );
         for (name, architecture) in ARCHITECTURES {
             assert_eq!(Architecture::of(name), Ok(architecture));

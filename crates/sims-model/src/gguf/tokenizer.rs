@@ -158,12 +158,12 @@ impl GgufFile {
         let tokens = self.texts("tokenizer.ggml.tokens").unwrap_or_default();
         let mut named = Map::new();
         for (name, key) in [
-            ("bos_token", "tokenizer.ggml.bos_token_id"),
-            ("eos_token", "tokenizer.ggml.eos_token_id"),
-            ("unk_token", "tokenizer.ggml.unknown_token_id"),
-            ("pad_token", "tokenizer.ggml.padding_token_id"),
+            ("bos_token", "bos"),
+            ("eos_token", "eos"),
+            ("unk_token", "unknown"),
+            ("pad_token", "padding"),
         ] {
-            let id = self.optional_token(key)?;
+            let id = self.special_token(key)?;
             if let Some(text) = id.and_then(|id| tokens.get(id as usize)) {
                 named.insert(name.to_owned(), (*text).into());
             }
@@ -185,7 +185,7 @@ impl GgufFile {
         ];
         let mut ids = Vec::new();
         for key in ["eos", "eot", "eom"] {
-            ids.extend(self.optional_token(&format!("tokenizer.ggml.{key}_token_id"))?);
+            ids.extend(self.special_token(key)?);
         }
         if self.get("tokenizer.ggml.tokens").is_some() {
             let ends = self
@@ -202,6 +202,21 @@ impl GgufFile {
             }
         }
         Ok(known)
+    }
+
+    /// Returns the id of a special token: `bos`, `eos`, `eot`, `eom`, `unknown` or `padding`.
+    ///
+    /// Those of a SentencePiece vocabulary that the file does not name are where SentencePiece puts them.
+    fn special_token(&self, name: &str) -> Result<Option<u32>> {
+        let id = self.optional_token(&format!("tokenizer.ggml.{name}_token_id"))?;
+        let is_sentence_piece = self.optional_text("tokenizer.ggml.model")? == Some("llama");
+        let default = match name {
+            "unknown" => Some(0),
+            "bos" => Some(1),
+            "eos" => Some(2),
+            _ => None,
+        };
+        Ok(id.or(default.filter(|_| is_sentence_piece)))
     }
 
     /// Returns the vocabulary.
@@ -280,13 +295,13 @@ impl GgufFile {
             if !switch.unwrap_or(default) {
                 return Ok(None);
             }
-            let key = format!("tokenizer.ggml.{key}_token_id");
-            let id = self.optional_token(&key)?;
+            let id = self.special_token(key)?;
             let token = id.and_then(|id| Some((id, tokens.get(id as usize)?.text)));
-            match (switch, token) {
-                (Some(true), None) => Err(self.refuse(&key, "is not the id of a token")),
-                _ => Ok(token),
+            if switch == Some(true) && token.is_none() {
+                let key = format!("tokenizer.ggml.{key}_token_id");
+                return Err(self.refuse(&key, "is not the id of a token"));
             }
+            Ok(token)
         };
         let (bos, eos) = (add("bos", add_bos)?, add("eos", false)?);
         let mut special = BTreeMap::new();
@@ -390,11 +405,8 @@ impl GgufFile {
         if prefix {
             decoders.push(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
         }
-        let unknown = self.optional_token("tokenizer.ggml.unknown_token_id")?;
-        let unknown = match unknown {
-            Some(id) => tokens.get(id as usize),
-            None => tokens.iter().find(|token| token.kind == Kind::Unknown),
-        };
+        let unknown = self.special_token("unknown")?;
+        let unknown = unknown.and_then(|id| tokens.get(id as usize));
         Ok(json!({
             "normalizer": {"type": "Sequence", "normalizers": normalizers},
             "pre_tokenizer": null,

@@ -18,7 +18,7 @@ pub use format::{ALIGNMENT, BlockFormat};
 
 use super::InstructionSet;
 use super::lanes::{Kernel, LANES, Lanes};
-use super::linear::{Spread, Write};
+use super::linear::{PackedLinear, Spread, Write};
 use super::shared_slice::SharedSlice;
 
 /// Outputs of one panel.
@@ -131,6 +131,11 @@ impl BlockMatrix {
         self.format
     }
 
+    /// Returns which stored row is which.
+    pub fn order(&self) -> RowOrder {
+        self.order
+    }
+
     /// Returns the bytes that the blocks take.
     pub fn bytes(&self) -> usize {
         self.range.len()
@@ -178,6 +183,65 @@ pub struct QuantizedLinear {
     out_features: usize,
     parts: Vec<BlockMatrix>,
     bias: Option<Vec<f32>>,
+}
+
+/// A linear layer on the CPU: its weights packed, or as ggml blocks.
+pub enum Linear {
+    /// In the layout of the kernels.
+    Packed(PackedLinear),
+    /// As they are stored.
+    Quantized(QuantizedLinear),
+}
+
+impl Linear {
+    /// Returns the number of inputs.
+    pub fn in_features(&self) -> usize {
+        match self {
+            Self::Packed(layer) => layer.in_features(),
+            Self::Quantized(layer) => layer.in_features(),
+        }
+    }
+
+    /// Returns the number of outputs.
+    pub fn out_features(&self) -> usize {
+        match self {
+            Self::Packed(layer) => layer.out_features(),
+            Self::Quantized(layer) => layer.out_features(),
+        }
+    }
+
+    /// Returns the bytes that the weights take.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Packed(layer) => layer.bytes(),
+            Self::Quantized(layer) => layer.bytes(),
+        }
+    }
+
+    /// Writes the weights of one output, `[in_features]`, as an embedding is looked up.
+    pub fn weights_of(&self, output: usize, weights: &mut [f32]) {
+        match self {
+            Self::Packed(layer) => layer.weights_of(output, weights),
+            Self::Quantized(layer) => layer.weights_of(output, weights),
+        }
+    }
+
+    /// Computes `x · weightᵀ + bias`, f32 sums.
+    ///
+    /// `x`: `[rows, in_features]`; `out`: `[rows, out_features]`, both f32.
+    pub fn forward(
+        &self,
+        set: InstructionSet,
+        x: &[f32],
+        out: &mut [f32],
+        write: Write,
+        spread: Spread,
+    ) {
+        match self {
+            Self::Packed(layer) => layer.forward(set, x, out, write, spread),
+            Self::Quantized(layer) => layer.forward(set, x, out, write, spread),
+        }
+    }
 }
 
 /// What one thread unpacks weights to and keeps sums in.
@@ -262,7 +326,31 @@ impl QuantizedLinear {
         }
     }
 
-    /// Returns the stored weights of an output: the matrix that has it, and its blocks.
+    /// Returns the matrices, whose outputs follow one another.
+    pub fn parts(&self) -> &[BlockMatrix] {
+        &self.parts
+    }
+
+    /// Returns the weights, `[out_features, in_features]`.
+    pub fn unpack(&self) -> Vec<f32> {
+        self.parts.iter().flat_map(BlockMatrix::unpack).collect()
+    }
+
+    /// Returns the biases.
+    pub fn bias(&self) -> Option<&[f32]> {
+        self.bias.as_deref()
+    }
+
+    /// Writes the weights of one output, `[in_features]`, as an embedding is looked up.
+    ///
+    /// # Panics
+    /// When there is no such output.
+    pub fn weights_of(&self, output: usize, weights: &mut [f32]) {
+        let (format, blocks) = self.output(output).expect("an output of the layer");
+        format.unpack(blocks, weights);
+    }
+
+    /// Returns the stored weights of an output: their format and blocks.
     fn output(&self, mut output: usize) -> Option<(BlockFormat, &[u8])> {
         for part in &self.parts {
             if output < part.rows() {

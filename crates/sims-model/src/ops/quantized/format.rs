@@ -53,10 +53,8 @@ const OTHERS: [(u32, &str); 18] = [
 ];
 
 impl BlockFormat {
-    /// 32-bit floats.
-    pub const F32: Self = Self(GgmlDType::F32);
-    /// The upper half of a 32-bit float.
-    pub const BF16: Self = Self(GgmlDType::BF16);
+    /// 16-bit floats.
+    pub const F16: Self = Self(GgmlDType::F16);
 
     /// Returns the format that a GGUF file gives this number.
     ///
