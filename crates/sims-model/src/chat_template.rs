@@ -15,6 +15,7 @@ use serde_json::ser::PrettyFormatter;
 use serde_json::{Map, Value};
 
 use crate::config::read_text;
+use crate::gguf::{GgufFile, is_gguf};
 use crate::{ModelError, Result};
 
 /// The moment that `strftime_now` tells: 26 July 2024, the date that Llama 3's own template falls back to.
@@ -49,13 +50,19 @@ pub struct ChatTemplate {
 }
 
 impl ChatTemplate {
-    /// Reads the template in `directory`: `chat_template.jinja`, or the `chat_template` of `tokenizer_config.json`.
+    /// Reads the template in `directory`: `chat_template.jinja`, or the `chat_template` of `tokenizer_config.json`;
+    /// or that of a GGUF file.
     ///
     /// Returns none where there is neither, as for a base model.
     ///
     /// # Errors
     /// [`ModelError::Json`] or [`ModelError::Template`].
     pub fn open(directory: &Path) -> Result<Option<Self>> {
+        if is_gguf(directory) {
+            let template = GgufFile::open(directory)?.chat_template()?;
+            let compiled = template.map(|(source, tokens)| Self::new(source, &tokens));
+            return compiled.transpose();
+        }
         let config_path = directory.join("tokenizer_config.json");
         let config: Map<String, Value> = match config_path.exists() {
             true => serde_json::from_str(&read_text(&config_path, "it describes the tokenizer")?)

@@ -14,6 +14,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use crate::gguf::{GgufFile, is_gguf};
 use crate::rope::RopeConfig;
 use crate::{ModelError, Result};
 use reader::Reader;
@@ -124,12 +125,15 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads `config.json` in `directory`.
+    /// Reads `config.json` in `directory`, or the settings of a GGUF file.
     ///
     /// # Errors
     /// [`ModelError::MissingFile`], [`ModelError::Json`], or [`ModelError::Config`] with the key that
     /// is absent, contradictory or not computed by this decoder.
     pub fn open(directory: &Path) -> Result<Self> {
+        if is_gguf(directory) {
+            return GgufFile::open(directory)?.config();
+        }
         let path = directory.join("config.json");
         let needed_for = "a model is a Hugging Face directory with a config.json";
         let text = read_text(&path, needed_for)?;

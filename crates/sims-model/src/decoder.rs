@@ -81,7 +81,7 @@ enum Network {
 }
 
 impl Decoder {
-    /// Reads `config.json` and the weights in `directory`.
+    /// Reads `config.json` and the weights in `directory`, or a GGUF file.
     ///
     /// With several devices each holds a run of blocks, and the residual stream goes from one to the next.
     ///
@@ -261,6 +261,14 @@ impl Decoder {
     /// Returns the bytes that the keys and values of one position take, at all layers.
     pub fn kv_slot_bytes(&self) -> usize {
         self.footprint().kv_slot
+    }
+
+    /// Returns the bytes that the CPU kernels' matrices take, in memory or in the file's mapping; none for other forms.
+    pub fn weight_bytes(&self) -> Option<usize> {
+        match &self.network {
+            Network::Fast(network) => Some(network.weight_bytes()),
+            Network::Plain(_) => None,
+        }
     }
 
     /// Returns the type of hidden states: f32 on the CPU, the weights' elsewhere.

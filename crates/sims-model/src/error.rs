@@ -56,6 +56,24 @@ pub enum ModelError {
         #[source]
         source: safetensors::SafeTensorError,
     },
+    /// A GGUF file is cut off within its header, or is none.
+    #[error("{path} is not a complete GGUF file: {message}")]
+    GgufFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        message: String,
+    },
+    /// A tensor of a GGUF file is not whole, not finite, or stored in a format that is not read.
+    #[error("{path}: tensor {tensor} {message}")]
+    GgufTensor {
+        /// The file.
+        path: PathBuf,
+        /// The tensor's name in the file.
+        tensor: String,
+        /// What is wrong.
+        message: String,
+    },
     /// A tensor that the config calls for is in no file.
     #[error("{path}: tensor {tensor} is missing")]
     MissingTensor {

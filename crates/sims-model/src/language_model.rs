@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::config::{read_text, token_ids};
 use crate::decoder::Kernels;
+use crate::gguf::is_gguf;
 use crate::{ChatTemplate, Config, Decoder, Dtype, JudgeTemplate, ModelError, Result, Tokenizer};
 
 /// How to load a model.
@@ -175,7 +176,7 @@ impl From<&Config> for GenerationConfig {
     }
 }
 
-/// A Hugging Face model directory, opened.
+/// A Hugging Face model directory or GGUF file, opened.
 pub struct LanguageModel {
     directory: PathBuf,
     decoder: Decoder,
@@ -186,7 +187,7 @@ pub struct LanguageModel {
 }
 
 impl LanguageModel {
-    /// Opens the model in `directory`.
+    /// Opens the model in `directory`, or a GGUF file.
     ///
     /// # Errors
     /// A [`ModelError`] with the file, and where it applies the key or tensor, at fault.
@@ -211,7 +212,7 @@ impl LanguageModel {
         })
     }
 
-    /// Returns the directory that the model was opened from.
+    /// Returns the directory or GGUF file that the model was opened from.
     pub fn directory(&self) -> &Path {
         &self.directory
     }
@@ -233,9 +234,13 @@ impl LanguageModel {
     pub fn chat_template(&self) -> Result<&ChatTemplate> {
         self.chat_template.as_ref().ok_or_else(|| {
             let directory = self.directory.display();
-            let message = format!(
-                "{directory} has neither a chat_template.jinja nor one in tokenizer_config.json"
-            );
+            let message = if is_gguf(&self.directory) {
+                format!("{directory} has no tokenizer.chat_template")
+            } else {
+                format!(
+                    "{directory} has neither a chat_template.jinja nor one in tokenizer_config.json"
+                )
+            };
             ModelError::Template {
                 template: "chat",
                 message,

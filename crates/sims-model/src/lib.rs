@@ -16,6 +16,7 @@ pub mod config;
 pub mod decoder;
 pub mod error;
 pub mod generate;
+pub mod gguf;
 pub mod hook;
 pub mod judge_template;
 pub mod kv_cache;

@@ -14,6 +14,7 @@ pub mod exp;
 pub mod lanes;
 pub mod linear;
 pub mod norm;
+pub mod quantized;
 pub mod shared_slice;
 
 pub use lanes::InstructionSet;

@@ -1,8 +1,10 @@
 //! Text to token ids and back, by the model's `tokenizer.json`.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::config::read_text;
+use crate::gguf::{GgufFile, is_gguf};
 use crate::{ModelError, Result};
 
 /// The model's tokenizer.
@@ -12,13 +14,19 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json` in `directory`.
+    /// Reads `tokenizer.json` in `directory`, or the tokenizer of a GGUF file.
     ///
     /// # Errors
     /// [`ModelError::MissingFile`], or [`ModelError::Tokenizer`] when the file is not a tokenizer.
     pub fn open(directory: &Path) -> Result<Self> {
-        let path = directory.join("tokenizer.json");
-        let text = read_text(&path, "it turns text into tokens")?;
+        let (path, text) = if is_gguf(directory) {
+            let text = GgufFile::open(directory)?.tokenizer_json()?;
+            (directory.to_owned(), text)
+        } else {
+            let path = directory.join("tokenizer.json");
+            let text = read_text(&path, "it turns text into tokens")?;
+            (path, text)
+        };
         let mut inner =
             tokenizers::Tokenizer::from_bytes(&text).map_err(|error| ModelError::Tokenizer {
                 message: format!("{}: {error}", path.display()),
@@ -121,7 +129,7 @@ impl Tokenizer {
 
     /// Returns the texts of the special tokens, in the order of their ids.
     pub fn special_tokens(&self) -> Vec<String> {
-        let added = self.inner.get_added_tokens_decoder();
+        let added: BTreeMap<_, _> = self.inner.get_added_tokens_decoder().into_iter().collect();
         added
             .into_values()
             .filter(|token| token.special)

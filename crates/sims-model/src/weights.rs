@@ -13,6 +13,8 @@ use safetensors::tensor::{Metadata, TensorInfo};
 use safetensors::{Dtype as StoredDtype, SafeTensors};
 
 use crate::config::{ExpertNames, read_text};
+use crate::gguf::{GgufFile, GgufWeights, is_gguf};
+use crate::ops::quantized::QuantizedLinear;
 use crate::{Config, Dtype, ModelError, Result};
 
 /// One safetensors file, mapped into memory.
@@ -60,11 +62,14 @@ pub struct Checkpoint {
     /// Which shard holds a tensor.
     places: BTreeMap<String, usize>,
     taken: BTreeSet<String>,
+    /// The one GGUF file that stands for all of this.
+    gguf: Option<GgufWeights>,
     dtype: Dtype,
 }
 
 impl Checkpoint {
-    /// Opens `model.safetensors`, or the shards that `model.safetensors.index.json` names, in `directory`.
+    /// Opens `model.safetensors`, or the shards that `model.safetensors.index.json` names, in `directory`; or a
+    /// GGUF file.
     ///
     /// Values are rounded to `dtype` when they are read.
     ///
@@ -72,6 +77,16 @@ impl Checkpoint {
     /// [`ModelError::MissingFile`], [`ModelError::Io`], [`ModelError::WeightFile`] for a truncated or
     /// malformed file, [`ModelError::MissingTensor`] where the index and a shard disagree.
     pub fn open(directory: &Path, dtype: Dtype) -> Result<Self> {
+        if is_gguf(directory) {
+            return Ok(Self {
+                path: directory.into(),
+                shards: Vec::new(),
+                places: BTreeMap::new(),
+                taken: BTreeSet::new(),
+                gguf: Some(GgufWeights::new(GgufFile::open(directory)?)?),
+                dtype,
+            });
+        }
         let single = directory.join("model.safetensors");
         let index = directory.join("model.safetensors.index.json");
         let (path, files) = if single.exists() || !index.exists() {
@@ -134,13 +149,17 @@ impl Checkpoint {
             shards,
             places,
             taken: BTreeSet::new(),
+            gguf: None,
             dtype,
         })
     }
 
     /// Returns whether a file holds `name`.
     pub fn contains(&self, name: &str) -> bool {
-        self.places.contains_key(name)
+        let places = || self.places.contains_key(name);
+        self.gguf
+            .as_ref()
+            .map_or_else(places, |gguf| gguf.contains(name))
     }
 
     /// Returns the values of the tensor `name`, row by row.
@@ -159,6 +178,9 @@ impl Checkpoint {
     /// [`ModelError::MissingTensor`], [`ModelError::TensorShape`], [`ModelError::TensorDtype`], and
     /// [`ModelError::NonFiniteWeight`] for NaN or an infinity, also one that rounding to the dtype makes.
     pub fn append(&mut self, name: &str, shape: &[usize], values: &mut Vec<f32>) -> Result<()> {
+        if let Some(gguf) = &mut self.gguf {
+            return gguf.append(name, shape, self.dtype, values);
+        }
         let (shard, info) = self.find(name, shape)?;
         let start = values.len();
         let data = shard.data(info);
@@ -226,6 +248,9 @@ impl Checkpoint {
     /// # Errors
     /// [`ModelError::ExtraTensor`] with the first that was not.
     pub fn finish(self, others: &[&str]) -> Result<()> {
+        if let Some(gguf) = self.gguf {
+            return gguf.finish();
+        }
         let left = self.places.into_iter().find(|(name, _)| {
             !self.taken.contains(name)
                 && !name.ends_with("rotary_emb.inv_freq")
@@ -280,7 +305,7 @@ impl Projection {
         biased: bool,
     ) -> Result<Self> {
         // Shapes first: memory is taken for what the file holds, whatever the config says.
-        for (name, outputs) in parts {
+        for (name, outputs) in parts.iter().filter(|_| checkpoint.gguf.is_none()) {
             checkpoint.find(&format!("{name}.weight"), &[*outputs, in_features])?;
         }
         let out_features: usize = parts.iter().map(|(_, outputs)| outputs).sum();
@@ -305,6 +330,31 @@ impl Projection {
     }
 }
 
+/// Reads several linear layers over the same inputs as one into a network's form.
+fn read_linear<F: Form>(
+    form: &F,
+    checkpoint: &mut Checkpoint,
+    parts: &[(String, usize)],
+    in_features: usize,
+    biased: bool,
+) -> Result<F::Linear> {
+    let dtype = checkpoint.dtype;
+    let blocks = checkpoint
+        .gguf
+        .as_mut()
+        .map(|gguf| gguf.quantized(parts, in_features, dtype));
+    let Some(blocks) = blocks.transpose()?.flatten() else {
+        return form.linear(Projection::read(checkpoint, parts, in_features, biased)?);
+    };
+    let mut bias = biased.then(Vec::new);
+    if let Some(bias) = &mut bias {
+        for (name, outputs) in parts {
+            checkpoint.append(&format!("{name}.bias"), &[*outputs], bias)?;
+        }
+    }
+    form.blocks(QuantizedLinear::new(blocks, bias))
+}
+
 /// How a network holds its weights.
 ///
 /// Tensors are read and handed over one by one, so that loading holds no more than one of them twice.
@@ -319,6 +369,12 @@ pub trait Form {
     /// # Errors
     /// Whatever the device reports.
     fn linear(&self, projection: Projection) -> Result<Self::Linear>;
+
+    /// Takes a linear layer whose weights are stored as ggml blocks.
+    ///
+    /// # Errors
+    /// Whatever the device reports.
+    fn blocks(&self, layer: QuantizedLinear) -> Result<Self::Linear>;
 
     /// Takes the weight of a norm.
     ///
@@ -400,17 +456,14 @@ impl<F: Form> BlockWeights<F> {
                 .zip(norm(Some("self_attn.k_norm"), key_norm)?),
         };
         let qkv = parts(names.qkv, &[query, kv, kv], name);
-        let qkv_proj = Projection::read(checkpoint, &qkv, hidden, config.qkv_bias)?;
-        let qkv_proj = form.linear(qkv_proj)?;
+        let qkv_proj = read_linear(form, checkpoint, &qkv, hidden, config.qkv_bias)?;
         let o_proj = [(name("self_attn.o_proj"), hidden)];
-        let o_proj = Projection::read(checkpoint, &o_proj, query, config.o_bias)?;
-        let o_proj = form.linear(o_proj)?;
+        let o_proj = read_linear(form, checkpoint, &o_proj, query, config.o_bias)?;
         let mlp = match (&names.experts, config.experts) {
             (Some(expert_names), Some(experts)) if config.layers[layer].sparse => {
                 let router = [(name(expert_names.router), experts.count)];
-                let router = Projection::read(checkpoint, &router, hidden, false)?;
                 MlpWeights::Experts {
-                    router: form.linear(router)?,
+                    router: read_linear(form, checkpoint, &router, hidden, false)?,
                     experts: (0..experts.count)
                         .map(|expert| {
                             read_expert(
@@ -427,13 +480,12 @@ impl<F: Form> BlockWeights<F> {
             _ => {
                 let ffn = config.intermediate_size;
                 let gate_up = parts(names.gate_up, &[ffn, ffn], name);
-                let gate_up = Projection::read(checkpoint, &gate_up, hidden, config.mlp_bias)?;
-                let gate_up_proj = form.linear(gate_up)?;
+                let gate_up_proj =
+                    read_linear(form, checkpoint, &gate_up, hidden, config.mlp_bias)?;
                 let down = [(name("mlp.down_proj"), hidden)];
-                let down = Projection::read(checkpoint, &down, ffn, config.mlp_bias)?;
                 MlpWeights::Dense(GatedWeights {
                     gate_up_proj,
-                    down_proj: form.linear(down)?,
+                    down_proj: read_linear(form, checkpoint, &down, ffn, config.mlp_bias)?,
                 })
             }
         };
@@ -459,11 +511,10 @@ fn read_expert<F: Form>(
     form: &F,
 ) -> Result<GatedWeights<F::Linear>> {
     let gate_up = names.gate_up.map(|part| (name(part), ffn));
-    let gate_up = form.linear(Projection::read(checkpoint, &gate_up, hidden, false)?)?;
     let down = [(name(names.down), hidden)];
     Ok(GatedWeights {
-        gate_up_proj: gate_up,
-        down_proj: form.linear(Projection::read(checkpoint, &down, ffn, false)?)?,
+        gate_up_proj: read_linear(form, checkpoint, &gate_up, hidden, false)?,
+        down_proj: read_linear(form, checkpoint, &down, ffn, false)?,
     })
 }
 
@@ -530,26 +581,23 @@ impl<F: Form> Weights<F> {
             ("lm_head".to_owned(), config.vocab_size),
         );
         let hidden = config.hidden_size;
-        let embed_tokens = Projection::read(&mut checkpoint, &[embedding], hidden, false)?;
-        let lm_head = if !config.tie_word_embeddings || checkpoint.contains("lm_head.weight") {
-            Some(Projection::read(&mut checkpoint, &[head], hidden, false)?)
+        let embed_tokens = if config.tie_word_embeddings && checkpoint.contains("lm_head.weight") {
+            let embed_tokens = Projection::read(&mut checkpoint, &[embedding], hidden, false)?;
+            let stored = Projection::read(&mut checkpoint, &[head.clone()], hidden, false)?;
+            if stored.weight != embed_tokens.weight {
+                return Err(ModelError::UntiedHead {
+                    path: checkpoint.path.clone(),
+                });
+            }
+            first.linear(embed_tokens)?
         } else {
-            None
+            read_linear(first, &mut checkpoint, &[embedding], hidden, false)?
         };
-        if config.tie_word_embeddings
-            && lm_head
-                .as_ref()
-                .is_some_and(|head| head.weight != embed_tokens.weight)
-        {
-            return Err(ModelError::UntiedHead {
-                path: checkpoint.path.clone(),
-            });
-        }
-        let lm_head = lm_head
-            .filter(|_| !config.tie_word_embeddings)
-            .map(|head| last.linear(head))
-            .transpose()?;
-        let embed_tokens = first.linear(embed_tokens)?;
+        let lm_head = if config.tie_word_embeddings {
+            None
+        } else {
+            Some(read_linear(last, &mut checkpoint, &[head], hidden, false)?)
+        };
         let norm = read_norm(&mut checkpoint, config, &format!("{prefix}norm"), hidden)?;
         let blocks = (0..layers)
             .map(|layer| BlockWeights::read(&mut checkpoint, config, prefix, layer, form_of(layer)))

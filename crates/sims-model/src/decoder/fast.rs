@@ -11,6 +11,7 @@ use crate::ops::activation::{gated, soft_cap};
 use crate::ops::attention::{Appender, HeadShape, LayerCache, Scoring, attend};
 use crate::ops::linear::{PackedLinear, Spread, Write};
 use crate::ops::norm::{rms_norm, rms_norm_in_place};
+use crate::ops::quantized::{Linear, QuantizedLinear};
 use crate::rope::RopeTable;
 use crate::weights::{
     BlockWeights, Checkpoint, Form, GatedWeights, MlpWeights, Projection, Weights,
@@ -56,11 +57,15 @@ struct Packed {
 }
 
 impl Form for Packed {
-    type Linear = PackedLinear;
+    type Linear = Linear;
     type Vector = Vec<f32>;
 
-    fn linear(&self, projection: Projection) -> Result<PackedLinear> {
-        Ok(PackedLinear::pack(projection, self.dtype))
+    fn linear(&self, projection: Projection) -> Result<Linear> {
+        Ok(Linear::Packed(PackedLinear::pack(projection, self.dtype)))
+    }
+
+    fn blocks(&self, layer: QuantizedLinear) -> Result<Linear> {
+        Ok(Linear::Quantized(layer))
     }
 
     fn vector(&self, values: Vec<f32>) -> Result<Vec<f32>> {
@@ -109,7 +114,7 @@ impl Shared<'_> {
     /// Adds a projection's output to the residual stream, under the norm and the multiplier that the family has.
     fn add(
         &self,
-        projection: &PackedLinear,
+        projection: &Linear,
         x: &[f32],
         norm: &Option<Vec<f32>>,
         hidden: &mut [f32],
@@ -139,7 +144,7 @@ impl Shared<'_> {
     /// Writes the gated activation, `[rows, intermediate_size]`, of rows `x`.
     fn activate<'s>(
         &self,
-        weights: &GatedWeights<PackedLinear>,
+        weights: &GatedWeights<Linear>,
         x: &[f32],
         gate_up: &mut Vec<f32>,
         activated: &'s mut Vec<f32>,
@@ -248,9 +253,22 @@ impl Block {
         });
     }
 
+    /// Returns whether some weights are ggml blocks, which are unpacked in each pass.
+    fn is_quantized(&self) -> bool {
+        let quantized = |layer: &Linear| matches!(layer, Linear::Quantized(_));
+        let gated = |weights: &GatedWeights<Linear>| {
+            quantized(&weights.gate_up_proj) || quantized(&weights.down_proj)
+        };
+        let mlp = match &self.mlp {
+            MlpWeights::Dense(weights) => gated(weights),
+            MlpWeights::Experts { experts, .. } => experts.iter().any(gated),
+        };
+        mlp || quantized(&self.qkv_proj) || quantized(&self.o_proj)
+    }
+
     /// Returns the bytes of the weights that a row meets, at most.
     fn bytes(&self) -> usize {
-        let gated = |weights: &GatedWeights<PackedLinear>| {
+        let gated = |weights: &GatedWeights<Linear>| {
             weights.gate_up_proj.bytes() + weights.down_proj.bytes()
         };
         let mlp = match &self.mlp {
@@ -298,6 +316,13 @@ impl Network {
                 logits_cap: config.final_logit_softcapping,
             },
         })
+    }
+
+    /// Returns the bytes that the matrices take.
+    pub(super) fn weight_bytes(&self) -> usize {
+        let blocks = self.weights.blocks.iter().map(Block::bytes).sum::<usize>();
+        let head = self.weights.lm_head.as_ref().map_or(0, Linear::bytes);
+        blocks + self.weights.embed_tokens.bytes() + head
     }
 
     /// Makes an empty cache.
@@ -445,15 +470,21 @@ impl Network {
         const CACHED_BYTES: usize = 2 << 20;
         const ROWS_PER_READ: usize = 24;
         const MOST_ROWS: usize = 48;
+        // Unpacking is done for all rows at once, as it takes as long as some ten of them.
+        const UNPACKED_ROWS: usize = 256;
         let threads = rayon::current_num_threads();
+        let quantized = self.weights.blocks.iter().any(Block::is_quantized);
         let cached = self
             .weights
             .blocks
             .iter()
             .all(|block| block.bytes() <= CACHED_BYTES);
-        if threads == 1 || cached || rows.div_ceil(threads) >= ROWS_PER_READ {
+        if quantized && threads > 1 {
+            (rows.max(1), Spread::AllThreads)
+        } else if threads == 1 || cached || rows.div_ceil(threads) >= ROWS_PER_READ {
             // Every thread gets as many chunks as any other.
-            let chunks = threads * rows.div_ceil(threads * MOST_ROWS);
+            let most = if quantized { UNPACKED_ROWS } else { MOST_ROWS };
+            let chunks = threads * rows.div_ceil(threads * most);
             (rows.div_ceil(chunks.max(1)).max(1), Spread::OneThread)
         } else {
             (rows.max(1), Spread::AllThreads)

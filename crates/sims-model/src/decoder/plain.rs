@@ -7,11 +7,15 @@ use super::routing::choose;
 use super::{call_hook, foreign_cache};
 use crate::config::{Activation, LayerConfig};
 use crate::kv_cache::Layers;
+use crate::ops::quantized::QuantizedLinear;
 use crate::rope::RopeTable;
 use crate::weights::{
     BlockWeights, Checkpoint, Form, GatedWeights, MlpWeights, Projection, Weights,
 };
 use crate::{Batch, Config, Dtype, Hook, KvCache, Result, Segment};
+use blocks::Blocks;
+
+mod blocks;
 
 /// The weights as tensors, each block's on one of the devices.
 pub(super) struct Network {
@@ -30,10 +34,18 @@ struct Place {
     dtype: DType,
 }
 
-/// A linear layer: weight `[in_features, out_features]`, bias `[out_features]`.
+/// A linear layer with its bias `[out_features]`.
 struct Linear {
-    weight: Tensor,
+    weight: Weight,
     bias: Option<Tensor>,
+}
+
+/// The weights of a linear layer.
+enum Weight {
+    /// `[in_features, out_features]`.
+    Dense(Tensor),
+    /// Kept as they are stored.
+    Blocks(Blocks),
 }
 
 /// One decoder block: attention and a gated MLP, each on the residual stream and added to it.
@@ -82,7 +94,27 @@ impl Form for Place {
             .map(|bias| Tensor::new(bias, &self.device)?.to_dtype(self.dtype))
             .transpose()?;
         Ok(Linear {
-            weight: weight.t()?,
+            weight: Weight::Dense(weight.t()?),
+            bias,
+        })
+    }
+
+    /// The CPU computes with the unpacked weights: there this form is what the fast one is held against.
+    fn blocks(&self, layer: QuantizedLinear) -> Result<Linear> {
+        if self.device.is_cpu() {
+            return self.linear(Projection {
+                out_features: layer.out_features(),
+                in_features: layer.in_features(),
+                weight: layer.unpack(),
+                bias: layer.bias().map(<[f32]>::to_vec),
+            });
+        }
+        let bias = layer
+            .bias()
+            .map(|bias| Tensor::new(bias, &self.device)?.to_dtype(self.dtype))
+            .transpose()?;
+        Ok(Linear {
+            weight: Weight::Blocks(Blocks::new(&layer, &self.device, self.dtype)?),
             bias,
         })
     }
@@ -102,11 +134,29 @@ impl Place {
 impl Linear {
     /// `x`: `[rows, in_features]`; returns `[rows, out_features]`.
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let product = x.matmul(&self.weight)?;
+        let product = match &self.weight {
+            Weight::Dense(weight) => x.matmul(weight)?,
+            Weight::Blocks(blocks) => blocks.forward(x)?,
+        };
         Ok(match &self.bias {
             Some(bias) => product.broadcast_add(bias)?,
             None => product,
         })
+    }
+
+    /// Returns the weights of outputs, `[outputs, in_features]`, as embeddings are looked up.
+    fn weights_of(&self, outputs: &Tensor) -> Result<Tensor> {
+        match &self.weight {
+            Weight::Dense(weight) => Ok(weight.t()?.index_select(outputs, 0)?),
+            Weight::Blocks(blocks) => blocks.weights_of(outputs),
+        }
+    }
+
+    fn device(&self) -> &Device {
+        match &self.weight {
+            Weight::Dense(weight) => weight.device(),
+            Weight::Blocks(blocks) => blocks.device(),
+        }
     }
 }
 
@@ -405,8 +455,8 @@ impl Network {
         if caches.len() != self.weights.blocks.len() {
             return Err(foreign_cache());
         }
-        let embeddings = self.weights.embed_tokens.weight.t()?;
-        let hidden = embeddings.index_select(&self.places[0].index(&batch.tokens)?, 0)?;
+        let tokens = self.places[0].index(&batch.tokens)?;
+        let hidden = self.weights.embed_tokens.weights_of(&tokens)?;
         let mut hidden = scaled(hidden, self.config.embedding_multiplier)?;
         let mut at = 0;
         let mut plan = self.plan(batch, &self.places[at])?;
@@ -436,7 +486,7 @@ impl Network {
             .lm_head
             .as_ref()
             .unwrap_or(&self.weights.embed_tokens);
-        let rows = hidden_rows.to_device(head.weight.device())?;
+        let rows = hidden_rows.to_device(head.device())?;
         let logits = head.forward(&rows)?.to_dtype(DType::F32)?;
         let logits = scaled(logits, 1.0 / self.config.logits_scaling)?;
         soft_capped(logits, self.config.final_logit_softcapping)

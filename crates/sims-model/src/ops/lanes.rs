@@ -67,6 +67,24 @@ pub trait Lanes: Copy {
         mul_add_halves(self, x, weights, sums);
     }
 
+    /// Exchanges rows and columns: lane `i` of the returned element `j` is lane `j` of `rows[i]`.
+    #[inline(always)]
+    fn transpose(self, rows: [Self::V; LANES]) -> [Self::V; LANES] {
+        let mut values = [[0.0; LANES]; LANES];
+        for i in 0..LANES {
+            self.store(rows[i], &mut values[i]);
+        }
+        let mut columns = rows;
+        for j in 0..LANES {
+            let mut column = [0.0; LANES];
+            for i in 0..LANES {
+                column[i] = values[i][j];
+            }
+            columns[j] = self.load(&column);
+        }
+        columns
+    }
+
     /// Returns the lanes of a slice of at most sixteen, with `fill` in the others.
     #[inline(always)]
     fn load_part(self, x: &[f32], fill: f32) -> Self::V {
@@ -249,6 +267,12 @@ mod tests {
             ];
             let mut bits = Vec::new();
             for v in results {
+                let mut out = [0.0; LANES];
+                lanes.store(v, &mut out);
+                bits.extend(out.map(f32::to_bits));
+            }
+            let rows = std::array::from_fn(|i| results[i % results.len()]);
+            for v in lanes.transpose(rows) {
                 let mut out = [0.0; LANES];
                 lanes.store(v, &mut out);
                 bits.extend(out.map(f32::to_bits));

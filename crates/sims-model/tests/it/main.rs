@@ -4,6 +4,7 @@ mod bad_model;
 mod capture;
 mod fixtures;
 mod generation;
+mod gguf;
 mod invariance;
 mod memory;
 mod parity;

@@ -3,7 +3,8 @@
 use super::super::routing::choose;
 use super::Shared;
 use crate::kv_cache::sized;
-use crate::ops::linear::{PackedLinear, Write};
+use crate::ops::linear::Write;
+use crate::ops::quantized::Linear;
 use crate::weights::GatedWeights;
 
 /// Writes the weighted sum of each row's experts.
@@ -12,8 +13,8 @@ use crate::weights::GatedWeights;
 /// rows beside it.
 pub(super) fn mix(
     shared: Shared,
-    router: &PackedLinear,
-    experts: &[GatedWeights<PackedLinear>],
+    router: &Linear,
+    experts: &[GatedWeights<Linear>],
     x: &[f32],
     out: &mut [f32],
     (gate_up, activated): (&mut Vec<f32>, &mut Vec<f32>),

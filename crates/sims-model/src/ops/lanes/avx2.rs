@@ -147,4 +147,61 @@ impl Lanes for Avx2 {
             )
         }
     }
+
+    #[inline(always)]
+    fn transpose(self, rows: [Self::V; LANES]) -> [Self::V; LANES] {
+        let mut columns = rows;
+        for half in 0..2 {
+            let mut left = [rows[0].0; 8];
+            let mut right = left;
+            for i in 0..8 {
+                left[i] = rows[8 * half + i].0;
+                right[i] = rows[8 * half + i].1;
+            }
+            // SAFETY: as for every block of this implementation.
+            let (left, right) = unsafe { (transpose_8(left), transpose_8(right)) };
+            for j in 0..8 {
+                if half == 0 {
+                    columns[j].0 = left[j];
+                    columns[8 + j].0 = right[j];
+                } else {
+                    columns[j].1 = left[j];
+                    columns[8 + j].1 = right[j];
+                }
+            }
+        }
+        columns
+    }
+}
+
+/// Exchanges rows and columns of eight by eight.
+///
+/// # Safety
+/// The machine has AVX2.
+#[inline(always)]
+unsafe fn transpose_8(rows: [__m256; 8]) -> [__m256; 8] {
+    unsafe {
+        // Pairs of rows, then quads, each within the two halves of a register.
+        let mut pairs = rows;
+        for i in (0..8).step_by(2) {
+            pairs[i] = _mm256_unpacklo_ps(rows[i], rows[i + 1]);
+            pairs[i + 1] = _mm256_unpackhi_ps(rows[i], rows[i + 1]);
+        }
+        let mut quads = pairs;
+        for i in (0..8).step_by(4) {
+            for high in 0..2 {
+                let a = _mm256_castps_pd(pairs[i + high]);
+                let b = _mm256_castps_pd(pairs[i + high + 2]);
+                quads[i + 2 * high] = _mm256_castpd_ps(_mm256_unpacklo_pd(a, b));
+                quads[i + 2 * high + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(a, b));
+            }
+        }
+        // Now half h of quads[4 g + c] is column 4 h + c of rows 4 g to 4 g + 3.
+        let mut columns = quads;
+        for c in 0..4 {
+            columns[c] = _mm256_permute2f128_ps::<0x20>(quads[c], quads[4 + c]);
+            columns[4 + c] = _mm256_permute2f128_ps::<0x31>(quads[c], quads[4 + c]);
+        }
+        columns
+    }
 }

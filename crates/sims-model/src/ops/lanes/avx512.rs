@@ -160,4 +160,40 @@ impl<const BF16: bool> Lanes for Avx512<BF16> {
             _mm512_castsi512_ps(_mm512_add_epi32(exponent, one))
         }
     }
+
+    #[inline(always)]
+    fn transpose(self, rows: [Self::V; LANES]) -> [Self::V; LANES] {
+        unsafe {
+            // Pairs of rows, then quads, each within the four quarters of a register.
+            let mut pairs = rows;
+            for i in (0..LANES).step_by(2) {
+                pairs[i] = _mm512_unpacklo_ps(rows[i], rows[i + 1]);
+                pairs[i + 1] = _mm512_unpackhi_ps(rows[i], rows[i + 1]);
+            }
+            let mut quads = pairs;
+            for i in (0..LANES).step_by(4) {
+                for high in 0..2 {
+                    let a = _mm512_castps_pd(pairs[i + high]);
+                    let b = _mm512_castps_pd(pairs[i + high + 2]);
+                    quads[i + 2 * high] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+                    quads[i + 2 * high + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+                }
+            }
+            // Now quarter q of quads[4 g + c] is column 4 q + c of rows 4 g to 4 g + 3: the quarters change places.
+            let mut columns = quads;
+            for c in 0..4 {
+                let [a, b] = [quads[c], quads[4 + c]];
+                let [d, e] = [quads[8 + c], quads[12 + c]];
+                let low = _mm512_shuffle_f32x4::<0b01_00_01_00>(a, b);
+                let high = _mm512_shuffle_f32x4::<0b11_10_11_10>(a, b);
+                let low_2 = _mm512_shuffle_f32x4::<0b01_00_01_00>(d, e);
+                let high_2 = _mm512_shuffle_f32x4::<0b11_10_11_10>(d, e);
+                columns[c] = _mm512_shuffle_f32x4::<0b10_00_10_00>(low, low_2);
+                columns[4 + c] = _mm512_shuffle_f32x4::<0b11_01_11_01>(low, low_2);
+                columns[8 + c] = _mm512_shuffle_f32x4::<0b10_00_10_00>(high, high_2);
+                columns[12 + c] = _mm512_shuffle_f32x4::<0b11_01_11_01>(high, high_2);
+            }
+            columns
+        }
+    }
 }
