@@ -17,6 +17,7 @@ pub mod decoder;
 pub mod error;
 pub mod generate;
 pub mod gguf;
+pub mod gpu;
 pub mod hook;
 pub mod judge_template;
 pub mod kv_cache;

@@ -5,6 +5,7 @@ mod capture;
 mod fixtures;
 mod generation;
 mod gguf;
+mod gpu;
 mod invariance;
 mod memory;
 mod parity;
