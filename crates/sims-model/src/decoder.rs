@@ -1,7 +1,8 @@
 //! The decoder: tokens and a KV cache in, hidden states and logits out.
 //!
 //! One forward pass, in two forms: `fast` on the CPU's own kernels, `plain` in candle's operations.
-//! The plain form runs on every device, and is what tests hold the fast one against.
+//! The plain form runs on every device, and is what tests hold the fast one against. On a CUDA device it calls
+//! own kernels ([`gpu`](crate::gpu)) between the products.
 
 mod fast;
 mod plain;
@@ -10,11 +11,14 @@ mod routing;
 use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
+use crate::gpu::{Launcher, SamplingKernel, launcher_of};
 use crate::memory::{Footprint, check_room};
 use crate::ops::InstructionSet;
+use crate::sampler::SamplingParams;
 use crate::weights::Checkpoint;
 use crate::{Batch, Config, Hook, KvCache, ModelError, Result, Segment};
 
@@ -56,7 +60,7 @@ impl FromStr for Dtype {
 /// Which implementation computes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Kernels {
-    /// The fastest on the device.
+    /// The fastest on the device: own kernels on the CPU and on CUDA devices.
     #[default]
     Fastest,
     /// The CPU's own kernels, compiled for these instructions.
@@ -94,6 +98,35 @@ impl Decoder {
         dtype: Dtype,
         kernels: Kernels,
     ) -> Result<Self> {
+        let launcher_of = match kernels {
+            Kernels::Fastest => launcher_of,
+            Kernels::Cpu(_) | Kernels::Candle => |_: &Device| Ok(None),
+        };
+        Self::load_with(directory, devices, dtype, kernels, launcher_of)
+    }
+
+    /// Reads a decoder in f32 that runs what is written for CUDA devices on the CPU; for tests of that.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_emulated(directory: &Path, launcher: &Arc<dyn Launcher>) -> Result<Self> {
+        let launcher_of = |_: &Device| Ok(Some(launcher.clone()));
+        Self::load_with(
+            directory,
+            &[Device::Cpu],
+            Dtype::F32,
+            Kernels::Candle,
+            launcher_of,
+        )
+    }
+
+    fn load_with(
+        directory: &Path,
+        devices: &[Device],
+        dtype: Dtype,
+        kernels: Kernels,
+        launcher_of: impl Fn(&Device) -> Result<Option<Arc<dyn Launcher>>>,
+    ) -> Result<Self> {
         let config = Config::open(directory)?;
         let setting = |setting, message: String| Err(ModelError::Setting { setting, message });
         if devices.is_empty() || devices.len() > config.num_hidden_layers {
@@ -116,7 +149,13 @@ impl Decoder {
         };
         let network = match set {
             Some(set) => Network::Fast(fast::Network::read(checkpoint, &config, set, dtype)?),
-            None => Network::Plain(plain::Network::read(checkpoint, &config, devices, dtype)?),
+            None => Network::Plain(plain::Network::read(
+                checkpoint,
+                &config,
+                devices,
+                dtype,
+                launcher_of,
+            )?),
         };
         Ok(Self {
             config,
@@ -221,6 +260,17 @@ impl Decoder {
             Network::Fast(network) => network.logits(hidden_rows),
             Network::Plain(network) => network.logits(hidden_rows),
         }
+    }
+
+    /// Returns what chooses tokens on the device that logits are on, if it can under these parameters.
+    pub(crate) fn sampling_kernel(&self, params: &SamplingParams) -> Option<&SamplingKernel> {
+        let Network::Plain(network) = &self.network else {
+            return None;
+        };
+        let kernel = &network.head_kernels()?.sampling;
+        kernel
+            .takes(params, self.config.vocab_size)
+            .then_some(kernel)
     }
 
     /// Returns the model's config.

@@ -5,6 +5,7 @@
 //! depends on its prompt, its [`SampleKey`] and the parameters only: batch limits, how much memory there is and the
 //! order of requests change nothing.
 
+mod outcome;
 mod scheduler;
 
 use std::ops::ControlFlow;
@@ -13,6 +14,7 @@ use candle_core::Tensor;
 
 use crate::sampler::Sampler;
 use crate::{Decoder, Hook, KvCache, ModelError, Result};
+use outcome::Outcome;
 use scheduler::{Scheduler, Step};
 
 pub use crate::rng::SampleKey;
@@ -137,8 +139,8 @@ pub fn generate(
     while let Some(step) = scheduler.next_step() {
         let made_cache = !cache.is_made();
         let borrowed = hook.as_mut().map(|hook| &mut **hook as &mut dyn Hook);
-        let logits = match run_step(decoder, &step, &mut cache, borrowed) {
-            Ok(logits) => logits,
+        let outcome = match run_step(decoder, &step, &mut cache, borrowed, params, &scheduler) {
+            Ok(outcome) => outcome,
             Err(ModelError::OutOfMemory { message }) => {
                 // The old cache goes before the new one is made.
                 drop(cache);
@@ -148,7 +150,7 @@ pub fn generate(
             }
             Err(error) => return Err(error),
         };
-        scheduler.accept(&step, &logits, &mut sampler)?;
+        scheduler.accept(&step, outcome, &mut sampler)?;
         if progress(scheduler.progress()).is_break() {
             return Err(ModelError::Interrupted);
         }
@@ -156,19 +158,21 @@ pub fn generate(
     Ok(scheduler.into_generations())
 }
 
-/// Runs a step and returns the logits of its `logit_rows`, `[rows, vocab]`, flat.
+/// Runs a step and returns what its `logit_rows` come to.
 fn run_step(
     decoder: &Decoder,
     step: &Step,
     cache: &mut KvCache,
     hook: Option<&mut dyn Hook>,
-) -> Result<Vec<f32>> {
+    params: &SamplingParams,
+    scheduler: &Scheduler<'_>,
+) -> Result<Outcome> {
     let hidden = decoder.forward(&step.batch, cache, hook)?;
     if step.logit_rows.is_empty() {
-        return Ok(Vec::new());
+        return Ok(Outcome::nothing());
     }
     let rows = select_rows(&hidden, &step.logit_rows)?;
-    Ok(decoder.logits(&rows)?.flatten_all()?.to_vec1()?)
+    Outcome::of_rows(decoder, &rows, params, &scheduler.uniforms(step))
 }
 
 /// Returns the given rows of `[rows, width]`, in their order; no copy when they are all of them.

@@ -19,15 +19,42 @@ mod sampling;
 
 use std::sync::Arc;
 
-use candle_core::Device;
+use candle_core::{DType, Device};
 
-use crate::Result;
+use crate::{Config, Result};
 
 pub use attention::{Attention, RowPlan};
 pub use launch::{Argument, Launch, Launcher, Program};
-pub use layer::{Activation, BlockKernels, MaskedScores};
+pub use layer::{BlockKernels, MaskedScores};
 pub use memory::{new_output, with_addresses};
 pub use sampling::SamplingKernel;
+
+/// The kernels of one model on one device.
+pub struct DeviceKernels {
+    /// Attention of single rows.
+    pub attention: Attention,
+    /// What lies between the products.
+    pub block: BlockKernels,
+    /// The choice of tokens.
+    pub sampling: SamplingKernel,
+}
+
+impl DeviceKernels {
+    /// Prepares the kernels for hidden states of `dtype`.
+    pub fn new(launcher: &Arc<dyn Launcher>, config: &Config, dtype: DType) -> Self {
+        let heads = (
+            config.num_attention_heads,
+            config.num_key_value_heads,
+            config.head_dim,
+        );
+        let scale = f64::from(config.attention_scale);
+        Self {
+            attention: Attention::new(launcher.clone(), heads, scale, dtype),
+            block: BlockKernels::new(launcher.clone(), dtype),
+            sampling: SamplingKernel::new(launcher.clone()),
+        }
+    }
+}
 
 /// Returns what starts kernels on `device`; nothing for a device without them.
 ///

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 use std::sync::Mutex;
 
@@ -69,6 +70,8 @@ impl Emulator {
                 "-ffp-contract=off",
             ])
             .args(["-fsanitize=undefined", "-fsanitize-undefined-trap-on-error"])
+            // Otherwise libraries of several emulators would share their kernels' shared memory.
+            .args(["-fno-gnu-unique", "-Wl,-Bsymbolic"])
             .arg(&source)
             .arg("-o")
             .arg(&library)
@@ -81,15 +84,13 @@ impl Emulator {
         );
         let path = CString::new(library.to_str().expect("a plain path")).expect("a plain path");
         // SAFETY: the library is the one just built, and has no initialisers.
-        let handle = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
-        assert!(!handle.is_null(), "{}", last_error());
+        let handle = unsafe { open_library(&path) };
         let entry = |name: &str| {
-            let symbol = CString::new(format!("enter_{name}")).expect("a plain name");
-            // SAFETY: the symbol is a function of the type of `Entry`, written above.
-            let found = unsafe { libc::dlsym(handle, symbol.as_ptr()) };
-            assert!(!found.is_null(), "{}", last_error());
-            // SAFETY: as above; the library is never closed.
-            unsafe { std::mem::transmute::<*mut c_void, Entry>(found) }
+            // SAFETY: the symbol is a function of the type of `Entry`, written above; the library is never closed.
+            unsafe {
+                let found = symbol(handle, &format!("enter_{name}"));
+                std::mem::transmute::<*mut c_void, Entry>(found)
+            }
         };
         let functions = program.functions();
         functions
@@ -129,6 +130,122 @@ impl Launcher for Emulator {
         }
         Ok(())
     }
+}
+
+/// Compiles kernels with the real NVRTC and runs nothing: what they write stays as it was.
+pub struct CompileOnly {
+    library: usize,
+    architecture: &'static str,
+    compiled: Mutex<HashMap<u64, Vec<u8>>>,
+}
+
+type CreateProgram = unsafe extern "C" fn(
+    *mut *mut c_void,
+    *const c_char,
+    *const c_char,
+    c_int,
+    *const c_void,
+    *const c_void,
+) -> c_int;
+type CompileProgram = unsafe extern "C" fn(*mut c_void, c_int, *const *const c_char) -> c_int;
+type GetSize = unsafe extern "C" fn(*mut c_void, *mut usize) -> c_int;
+type GetText = unsafe extern "C" fn(*mut c_void, *mut c_char) -> c_int;
+
+impl CompileOnly {
+    /// Takes the NVRTC in `folder`, which needs no GPU, for an architecture such as `sm_90`.
+    pub fn new(folder: &Path, architecture: &'static str) -> Self {
+        let open = |name: &str| {
+            let path = folder.join(name);
+            let path = CString::new(path.to_str().expect("a plain path")).expect("a plain path");
+            // SAFETY: the caller names the folder of a toolkit.
+            unsafe { open_library(&path) }
+        };
+        // NVRTC looks for its second library by name; it is found once it is loaded.
+        open("libnvrtc-builtins.so.13.0");
+        Self {
+            library: open("libnvrtc.so.13") as usize,
+            architecture,
+            compiled: Mutex::default(),
+        }
+    }
+
+    fn compile(&self, program: &Program) -> Vec<u8> {
+        let library = self.library as *mut c_void;
+        let source = CString::new(program.source()).expect("a source has no zero bytes");
+        let options = [
+            format!("--gpu-architecture={}", self.architecture),
+            format!("--fmad={}", program.fuses()),
+        ];
+        let options = options.map(|option| CString::new(option).expect("a plain option"));
+        let pointers: Vec<_> = options.iter().map(|option| option.as_ptr()).collect();
+        // SAFETY: these are NVRTC's functions and their types; buffers have the sizes asked for.
+        unsafe {
+            let create: CreateProgram = std::mem::transmute(symbol(library, "nvrtcCreateProgram"));
+            let compile: CompileProgram =
+                std::mem::transmute(symbol(library, "nvrtcCompileProgram"));
+            let get = |handle, what: &str| {
+                let size_of: GetSize =
+                    std::mem::transmute(symbol(library, &format!("nvrtcGet{what}Size")));
+                let get: GetText = std::mem::transmute(symbol(library, &format!("nvrtcGet{what}")));
+                let mut size = 0;
+                assert_eq!(size_of(handle, &raw mut size), 0);
+                let mut bytes = vec![0_u8; size];
+                assert_eq!(get(handle, bytes.as_mut_ptr().cast()), 0);
+                bytes
+            };
+            let mut handle = std::ptr::null_mut();
+            let none = std::ptr::null();
+            let made = create(
+                &raw mut handle,
+                source.as_ptr(),
+                std::ptr::null(),
+                0,
+                none,
+                none,
+            );
+            assert_eq!(made, 0);
+            if compile(handle, pointers.len() as c_int, pointers.as_ptr()) != 0 {
+                let log = get(handle, "ProgramLog");
+                panic!("{}: {}", program.name(), String::from_utf8_lossy(&log));
+            }
+            get(handle, "CUBIN")
+        }
+    }
+}
+
+impl Launcher for CompileOnly {
+    unsafe fn launch(&self, launch: &Launch<'_>) -> Result<()> {
+        let mut compiled = self.compiled.lock().expect("no launch panicked");
+        let code = compiled
+            .entry(launch.program.id())
+            .or_insert_with(|| self.compile(launch.program));
+        let name = launch.function.as_bytes();
+        assert!(
+            code.windows(name.len()).any(|part| part == name),
+            "the machine code has no {}",
+            launch.function
+        );
+        Ok(())
+    }
+}
+
+/// # Safety
+/// The library's initialisers must be harmless.
+unsafe fn open_library(path: &CStr) -> *mut c_void {
+    // SAFETY: as the caller says.
+    let handle = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
+    assert!(!handle.is_null(), "{}", last_error());
+    handle
+}
+
+/// # Safety
+/// The library must be open.
+unsafe fn symbol(library: *mut c_void, name: &str) -> *mut c_void {
+    let name = CString::new(name).expect("a plain name");
+    // SAFETY: as the caller says.
+    let found = unsafe { libc::dlsym(library, name.as_ptr()) };
+    assert!(!found.is_null(), "{}", last_error());
+    found
 }
 
 fn last_error() -> String {

@@ -1,11 +1,14 @@
 //! The forward pass in candle's operations, on any device or several.
 
+use std::sync::Arc;
+
 use candle_core::{D, DType, Device, Tensor};
 use candle_nn::ops::{silu, softmax_last_dim};
 
 use super::routing::choose;
 use super::{call_hook, foreign_cache};
 use crate::config::{Activation, LayerConfig};
+use crate::gpu::{DeviceKernels, Launcher, MaskedScores, RowPlan};
 use crate::kv_cache::Layers;
 use crate::ops::quantized::QuantizedLinear;
 use crate::rope::RopeTable;
@@ -28,10 +31,11 @@ pub(super) struct Network {
     windows: Vec<Option<usize>>,
 }
 
-/// A device, and the type that weights have there.
+/// A device, the type that weights have there, and the own kernels that run on it, if it is one for them.
 struct Place {
     device: Device,
     dtype: DType,
+    kernels: Option<DeviceKernels>,
 }
 
 /// A linear layer with its bias `[out_features]`.
@@ -52,14 +56,18 @@ enum Weight {
 type Block = BlockWeights<Place>;
 
 /// What a forward pass computes once for all blocks of a device.
-struct Plan {
-    /// One entry a rotary embedding: cosines and sines, `[rows, 1, rotary_dim / 2]` each.
-    ropes: Vec<(Tensor, Tensor)>,
-    /// `[rows, kv_size]`, the slot that each row's keys and values go to.
+struct Plan<'a> {
+    kernels: Option<&'a DeviceKernels>,
+    /// One entry a rotary embedding: cosines and sines, `[rows, 2, rotary_dim / 2]`.
+    ropes: Vec<Tensor>,
+    /// `[rows]`, the slot that each row's keys and values go to; for candle's operations `[rows, kv_size]`.
     slots: Tensor,
+    /// The segments of one row, where there is a kernel for them.
+    single_rows: Option<RowPlan>,
     groups: Vec<Group>,
-    /// `[rows]`, where each row of the batch is among the groups' rows.
-    order: Tensor,
+    /// `[rows]`, where each row of the batch is among the groups' rows and then the single ones; none if they are in
+    /// the order of the batch.
+    order: Option<Tensor>,
 }
 
 /// Segments whose attention is computed together, padded to the longest, with the mask saying what is real.
@@ -73,8 +81,15 @@ struct Group {
     row_index: Tensor,
     /// `[segments * t]`, slots of the cache.
     slot_index: Tensor,
+    mask: Mask,
+}
+
+/// Which positions each row of a group attends.
+enum Mask {
     /// One entry a window: `[segments, 1, r, t]`, f32, 0 where a row attends a position, -inf elsewhere.
-    masks: Vec<Tensor>,
+    Added(Vec<Tensor>),
+    /// `[segments, 2]`, u32: the position of a segment's first row and its number of rows, for the kernel.
+    Spans(Tensor),
 }
 
 impl Form for Place {
@@ -161,7 +176,15 @@ impl Linear {
 }
 
 /// Returns `x / sqrt(mean(x²) + eps) * weight` over the last dimension, computed in f32.
-fn rms_norm(x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
+fn rms_norm(
+    kernels: Option<&DeviceKernels>,
+    x: &Tensor,
+    weight: &Tensor,
+    eps: f32,
+) -> Result<Tensor> {
+    if let Some(kernels) = kernels {
+        return kernels.block.rms_norm(x, weight, eps);
+    }
     let dtype = x.dtype();
     let x = x.to_dtype(DType::F32)?;
     let mean_square = x.sqr()?.mean_keepdim(D::Minus1)?;
@@ -172,9 +195,14 @@ fn rms_norm(x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
 }
 
 /// Returns `x` under the norm, or `x` itself where there is none.
-fn normed(x: &Tensor, norm: &Option<Tensor>, eps: f32) -> Result<Tensor> {
+fn normed(
+    kernels: Option<&DeviceKernels>,
+    x: &Tensor,
+    norm: &Option<Tensor>,
+    eps: f32,
+) -> Result<Tensor> {
     norm.as_ref()
-        .map_or_else(|| Ok(x.clone()), |weight| rms_norm(x, weight, eps))
+        .map_or_else(|| Ok(x.clone()), |weight| rms_norm(kernels, x, weight, eps))
 }
 
 /// Multiplies by a number, or leaves the tensor alone where that is 1.
@@ -211,17 +239,25 @@ impl Block {
             ..
         } = network.config;
         let add = |hidden: &Tensor, output: Tensor, norm: &Option<Tensor>| -> Result<Tensor> {
-            let output = scaled(normed(&output, norm, eps)?, residual_multiplier)?;
-            Ok((hidden + output)?)
+            let output = normed(plan.kernels, &output, norm, eps)?;
+            Ok((hidden + scaled(output, residual_multiplier)?)?)
         };
-        let x = normed(hidden, &self.attention_norm, eps)?;
+        let x = normed(plan.kernels, hidden, &self.attention_norm, eps)?;
         let attended = self.attention(network, layer, plan, cache, &x)?;
-        let hidden = add(hidden, attended, &self.attention_post_norm)?;
-        let x = normed(&hidden, &self.mlp_norm, eps)?;
+        let (hidden, x) = match (plan.kernels, &self.attention_post_norm, &self.mlp_norm) {
+            (Some(kernels), None, Some(weight)) if residual_multiplier == 1.0 => {
+                kernels.block.add_rms_norm(hidden, &attended, weight, eps)?
+            }
+            _ => {
+                let hidden = add(hidden, attended, &self.attention_post_norm)?;
+                let x = normed(plan.kernels, &hidden, &self.mlp_norm, eps)?;
+                (hidden, x)
+            }
+        };
         let mixed = match &self.mlp {
-            MlpWeights::Dense(weights) => gated(weights, hidden_act, &x)?,
+            MlpWeights::Dense(weights) => gated(plan.kernels, weights, hidden_act, &x)?,
             MlpWeights::Experts { router, experts } => {
-                mixture(&network.config, router, experts, &x)?
+                mixture(plan.kernels, &network.config, router, experts, &x)?
             }
         };
         add(&hidden, mixed, &self.mlp_post_norm)
@@ -245,49 +281,62 @@ impl Block {
         let rows = normed.dim(0)?;
 
         let qkv = self.qkv_proj.forward(normed)?;
-        let mut q = qkv.narrow(1, 0, query_size)?.contiguous()?;
-        let mut k = qkv.narrow(1, query_size, kv_size)?.contiguous()?;
-        let v = qkv.narrow(1, query_size + kv_size, kv_size)?.contiguous()?;
+        let mut q = qkv.narrow(1, 0, query_size)?;
+        let mut k = qkv.narrow(1, query_size, kv_size)?;
+        let v = qkv.narrow(1, query_size + kv_size, kv_size)?;
         if let Some((query_norm, key_norm)) = &self.qk_norm {
             // The weight's width says whether the norm runs over a head or over all of them.
             let each = |x: &Tensor, weight: &Tensor| {
                 let (rows, size) = x.dims2()?;
                 let width = weight.dim(0)?;
-                let x = x.reshape((rows, size / width, width))?;
+                let x = x.contiguous()?.reshape((rows, size / width, width))?;
                 Ok::<_, crate::ModelError>(
-                    rms_norm(&x, weight, config.rms_norm_eps)?.reshape((rows, size))?,
+                    rms_norm(plan.kernels, &x, weight, config.rms_norm_eps)?
+                        .reshape((rows, size))?,
                 )
             };
             (q, k) = (each(&q, query_norm)?, each(&k, key_norm)?);
         }
-        let mut q = q.reshape((rows, heads, head_dim))?;
-        let mut k = k.reshape((rows, kv_heads, head_dim))?;
-        if let Some(rope) = layer.rope {
-            let (cos, sin) = &plan.ropes[rope];
-            (q, k) = (rotate(&q, cos, sin)?, rotate(&k, cos, sin)?);
-        }
-        let k = k.reshape((rows, kv_size))?;
-        cache.0.scatter_set(&plan.slots, &k, 0)?;
-        cache.1.scatter_set(&plan.slots, &v, 0)?;
-
-        let window = network
-            .windows
-            .iter()
-            .position(|window| *window == layer.window)
-            .unwrap_or(0);
-        let attended = plan
-            .groups
-            .iter()
-            .map(|group| group.attend(config, window, &q, cache))
-            .collect::<Result<Vec<_>>>()?;
-        let attended = Tensor::cat(&attended, 0)?.index_select(&plan.order, 0)?;
+        let rope = layer.rope.map(|rope| &plan.ropes[rope]);
+        let q = if let Some(kernels) = plan.kernels {
+            let qkv = match self.qk_norm {
+                Some(_) => Tensor::cat(&[q, k, v], 1)?,
+                None => qkv,
+            };
+            let sizes = (heads, kv_heads, head_dim);
+            let cache = (&cache.0, &cache.1);
+            kernels
+                .block
+                .rotate_and_store(&qkv, rope, &plan.slots, cache, sizes)?
+        } else {
+            let mut q = q.contiguous()?.reshape((rows, heads, head_dim))?;
+            let mut k = k.contiguous()?.reshape((rows, kv_heads, head_dim))?;
+            if let Some(turns) = rope {
+                (q, k) = (rotate(&q, turns)?, rotate(&k, turns)?);
+            }
+            let k = k.reshape((rows, kv_size))?;
+            cache.0.scatter_set(&plan.slots, &k, 0)?;
+            cache.1.scatter_set(&plan.slots, &v.contiguous()?, 0)?;
+            q
+        };
+        let attended = plan.attend(network, layer, &q, cache)?;
         self.o_proj.forward(&attended)
     }
 }
 
 /// Returns the output of a gated MLP, `[rows, hidden_size]`.
-fn gated(weights: &GatedWeights<Linear>, activation: Activation, x: &Tensor) -> Result<Tensor> {
-    let gate_up = weights.gate_up_proj.forward(x)?.chunk(2, D::Minus1)?;
+fn gated(
+    kernels: Option<&DeviceKernels>,
+    weights: &GatedWeights<Linear>,
+    activation: Activation,
+    x: &Tensor,
+) -> Result<Tensor> {
+    let gate_up = weights.gate_up_proj.forward(x)?;
+    if let Some(kernels) = kernels {
+        let activated = kernels.block.gated_activation(&gate_up, activation)?;
+        return weights.down_proj.forward(&activated);
+    }
+    let gate_up = gate_up.chunk(2, D::Minus1)?;
     let gate = match activation {
         Activation::Silu => silu(&gate_up[0])?,
         Activation::GeluTanh => gate_up[0].contiguous()?.gelu()?,
@@ -297,6 +346,7 @@ fn gated(weights: &GatedWeights<Linear>, activation: Activation, x: &Tensor) -> 
 
 /// Returns the weighted sum of each row's experts, `[rows, hidden_size]`; the choice is made on the host.
 fn mixture(
+    kernels: Option<&DeviceKernels>,
     config: &Config,
     router: &Linear,
     experts: &[GatedWeights<Linear>],
@@ -322,21 +372,62 @@ fn mixture(
         let count = rows.len();
         let rows = Tensor::from_vec(rows, count, x.device())?;
         let chosen = Tensor::from_vec(chosen, (count, 1), x.device())?.to_dtype(x.dtype())?;
-        let mixed = gated(weights, config.hidden_act, &x.index_select(&rows, 0)?)?;
+        let mixed = gated(
+            kernels,
+            weights,
+            config.hidden_act,
+            &x.index_select(&rows, 0)?,
+        )?;
         out = out.index_add(&rows, &mixed.broadcast_mul(&chosen)?, 0)?;
     }
     Ok(out)
+}
+
+impl Plan<'_> {
+    /// Returns attention's output for the rows of the batch, `[rows, heads * head_dim]`.
+    ///
+    /// `q`: `[rows, heads, head_dim]`, or its last two dimensions as one.
+    fn attend(
+        &self,
+        network: &Network,
+        layer: &LayerConfig,
+        q: &Tensor,
+        cache: &(Tensor, Tensor),
+    ) -> Result<Tensor> {
+        let groups = self.groups.iter();
+        let mut attended = groups
+            .map(|group| group.attend(self.kernels, network, layer, q, cache))
+            .collect::<Result<Vec<_>>>()?;
+        if let (Some(kernels), Some(rows)) = (self.kernels, &self.single_rows) {
+            let cap = network.config.attn_logit_softcapping.map(f64::from);
+            let cache = (&cache.0, &cache.1);
+            let out = kernels
+                .attention
+                .attend(rows, q, cache, layer.window, cap)?;
+            attended.push(out);
+        }
+        let attended = match &attended[..] {
+            [one] => one.clone(),
+            several => Tensor::cat(several, 0)?,
+        };
+        Ok(match &self.order {
+            Some(order) => attended.index_select(order, 0)?,
+            None => attended,
+        })
+    }
 }
 
 impl Group {
     /// Returns attention's output for the group's rows, `[segments * r, heads * head_dim]`.
     fn attend(
         &self,
-        config: &Config,
-        window: usize,
+        kernels: Option<&DeviceKernels>,
+        network: &Network,
+        layer: &LayerConfig,
         q: &Tensor,
         (keys, values): &(Tensor, Tensor),
     ) -> Result<Tensor> {
+        let config = &network.config;
         let (s, r, t) = (self.segments, self.rows, self.positions);
         let (heads, kv_heads, head_dim) = (
             config.num_attention_heads,
@@ -361,12 +452,29 @@ impl Group {
                 .reshape((s, t, kv_heads, head_dim))?;
             Ok(rows.transpose(1, 2)?.contiguous()?)
         };
-        let scores = q.matmul(&gather(keys)?.t()?)?.to_dtype(DType::F32)?;
-        let scores = (scores * f64::from(config.attention_scale))?;
-        let scores = soft_capped(scores, config.attn_logit_softcapping)?;
-        let scores = scores.reshape((s, heads, r, t))?;
-        let scores = scores.broadcast_add(&self.masks[window])?;
-        let weights = softmax_last_dim(&scores)?.to_dtype(q.dtype())?;
+        let scores = q.matmul(&gather(keys)?.t()?)?.reshape((s, heads, r, t))?;
+        let weights = match (&self.mask, kernels) {
+            (Mask::Spans(segments), Some(kernels)) => {
+                let how = MaskedScores {
+                    segments,
+                    scale: f64::from(config.attention_scale),
+                    window: layer.window,
+                    soft_cap: config.attn_logit_softcapping.map(f64::from),
+                };
+                kernels.block.masked_softmax(&scores, &how)?;
+                scores
+            }
+            (Mask::Added(masks), _) => {
+                let scores = scores.to_dtype(DType::F32)?;
+                let scores = (scores * f64::from(config.attention_scale))?;
+                let scores = soft_capped(scores, config.attn_logit_softcapping)?;
+                let windows = &mut network.windows.iter();
+                let window = windows.position(|window| *window == layer.window);
+                let scores = scores.broadcast_add(&masks[window.unwrap_or(0)])?;
+                softmax_last_dim(&scores)?.to_dtype(q.dtype())?
+            }
+            (Mask::Spans(_), None) => unreachable!("spans are made for kernels"),
+        };
         let attended = weights
             .reshape((s, kv_heads, group * r, t))?
             .matmul(&gather(values)?)?;
@@ -386,19 +494,24 @@ impl Network {
         config: &Config,
         devices: &[Device],
         dtype: Dtype,
+        launcher_of: impl Fn(&Device) -> Result<Option<Arc<dyn Launcher>>>,
     ) -> Result<Self> {
-        let places: Vec<Place> = devices
-            .iter()
-            .map(|device| Place {
+        let place = |device: &Device| {
+            // candle's CPU multiplication takes no bf16; there the weights are rounded to it and held in f32.
+            let dtype = if dtype == Dtype::Bf16 && !device.is_cpu() {
+                DType::BF16
+            } else {
+                DType::F32
+            };
+            let launcher = launcher_of(device)?;
+            let kernels = launcher.map(|launcher| DeviceKernels::new(&launcher, config, dtype));
+            Ok(Place {
                 device: device.clone(),
-                // candle's CPU multiplication takes no bf16; there the weights are rounded to it and held in f32.
-                dtype: if dtype == Dtype::Bf16 && !device.is_cpu() {
-                    DType::BF16
-                } else {
-                    DType::F32
-                },
+                dtype,
+                kernels,
             })
-            .collect();
+        };
+        let places: Vec<Place> = devices.iter().map(place).collect::<Result<_>>()?;
         let mut windows = Vec::new();
         for layer in &config.layers {
             if !windows.contains(&layer.window) {
@@ -434,7 +547,7 @@ impl Network {
     /// Makes an empty cache, each block's on its device.
     pub(super) fn new_cache(&self, slots: usize) -> Result<Layers> {
         let layers = (0..self.config.num_hidden_layers).map(|layer| {
-            let Place { device, dtype } = &self.places[self.place_of(layer)];
+            let Place { device, dtype, .. } = &self.places[self.place_of(layer)];
             let room = || Tensor::zeros((slots, self.config.key_value_size()), *dtype, device);
             Ok((room()?, room()?))
         });
@@ -476,76 +589,122 @@ impl Network {
             }
         }
         let hidden = hidden.to_device(self.weights.norm.device())?;
-        rms_norm(&hidden, &self.weights.norm, self.config.rms_norm_eps)
+        let kernels = self.place_with(self.weights.norm.device()).kernels.as_ref();
+        rms_norm(
+            kernels,
+            &hidden,
+            &self.weights.norm,
+            self.config.rms_norm_eps,
+        )
     }
 
     /// As [`Decoder::logits`](super::Decoder::logits).
     pub(super) fn logits(&self, hidden_rows: &Tensor) -> Result<Tensor> {
-        let head = self
-            .weights
-            .lm_head
-            .as_ref()
-            .unwrap_or(&self.weights.embed_tokens);
+        let head = self.head();
         let rows = hidden_rows.to_device(head.device())?;
         let logits = head.forward(&rows)?.to_dtype(DType::F32)?;
         let logits = scaled(logits, 1.0 / self.config.logits_scaling)?;
         soft_capped(logits, self.config.final_logit_softcapping)
     }
 
-    fn plan(&self, batch: &Batch, place: &Place) -> Result<Plan> {
+    /// Returns the kernels of the device that logits are on, if it has any.
+    pub(super) fn head_kernels(&self) -> Option<&DeviceKernels> {
+        self.place_with(self.head().device()).kernels.as_ref()
+    }
+
+    fn head(&self) -> &Linear {
+        let tied = &self.weights.embed_tokens;
+        self.weights.lm_head.as_ref().unwrap_or(tied)
+    }
+
+    fn place_with(&self, device: &Device) -> &Place {
+        let mut places = self.places.iter();
+        places
+            .find(|place| place.device.same_device(device))
+            .unwrap_or(&self.places[0])
+    }
+
+    fn plan<'a>(&'a self, batch: &Batch, place: &'a Place) -> Result<Plan<'a>> {
+        let rows = batch.tokens.len();
         let mut ropes = Vec::new();
         for (table, config) in self.ropes.iter().zip(&self.config.ropes) {
-            let (mut cos, mut sin) = (Vec::new(), Vec::new());
+            let mut turns = Vec::with_capacity(rows * config.rotary_dim);
             for segment in &batch.segments {
                 for position in segment.position..segment.position + segment.len() {
-                    let (row_cos, row_sin) = table.at(position);
-                    cos.extend_from_slice(row_cos);
-                    sin.extend_from_slice(row_sin);
+                    let (cos, sin) = table.at(position);
+                    turns.extend_from_slice(cos);
+                    turns.extend_from_slice(sin);
                 }
             }
-            let shape = (batch.tokens.len(), 1, config.rotary_dim / 2);
-            let tensor =
-                |values| Tensor::from_vec(values, shape, &place.device)?.to_dtype(place.dtype);
-            ropes.push((tensor(cos)?, tensor(sin)?));
+            let shape = (rows, 2, config.rotary_dim / 2);
+            let turns = Tensor::from_vec(turns, shape, &place.device)?;
+            ropes.push(match place.kernels {
+                Some(_) => turns,
+                None => turns.to_dtype(place.dtype)?,
+            });
         }
-        let slots: Vec<u32> = batch
-            .segments
-            .iter()
+        let segments = batch.segments.iter();
+        let slots: Vec<u32> = segments
             .flat_map(|segment| segment.slots.clone())
             .map(|slot| slot as u32)
             .collect();
-        let rows = slots.len();
-        let slots = place.index(&slots)?.reshape((rows, 1))?;
-        let slots = slots
-            .broadcast_as((rows, self.config.key_value_size()))?
-            .contiguous()?;
+        let slots = place.index(&slots)?;
+        let slots = match place.kernels {
+            Some(_) => slots,
+            None => slots
+                .reshape((rows, 1))?
+                .broadcast_as((rows, self.config.key_value_size()))?
+                .contiguous()?,
+        };
+        let (single, several): (Vec<&Segment>, Vec<&Segment>) = batch
+            .segments
+            .iter()
+            .partition(|segment| place.kernels.is_some() && segment.len() == 1);
         let mut groups = Vec::new();
-        let mut order = Vec::new();
+        let mut order = vec![0; rows];
         let mut group_start = 0;
-        for segments in similar(&batch.segments) {
+        for segments in similar(&several) {
             let group = self.group(segments, place)?;
             for (i, segment) in segments.iter().enumerate() {
                 let start = group_start + i * group.rows;
-                order.extend((start..start + segment.len()).map(|row| row as u32));
+                for (i, row) in segment.rows.clone().enumerate() {
+                    order[row] = (start + i) as u32;
+                }
             }
             group_start += group.segments * group.rows;
             groups.push(group);
         }
+        for (i, segment) in single.iter().enumerate() {
+            order[segment.rows.start] = (group_start + i) as u32;
+        }
+        let is_in_order = (0..).zip(&order).all(|(row, &index)| row == index);
+        let single_rows = if single.is_empty() {
+            None
+        } else {
+            Some(RowPlan::new(single, &place.device)?)
+        };
         Ok(Plan {
+            kernels: place.kernels.as_ref(),
             ropes,
             slots,
+            single_rows,
             groups,
-            order: place.index(&order)?,
+            order: (!is_in_order).then(|| place.index(&order)).transpose()?,
         })
     }
 
-    fn group(&self, segments: &[Segment], place: &Place) -> Result<Group> {
-        let rows = segments.iter().map(Segment::len).max().unwrap_or(0);
+    fn group(&self, segments: &[&Segment], place: &Place) -> Result<Group> {
+        let lengths = segments.iter().map(|segment| segment.len());
+        let rows = lengths.max().unwrap_or(0);
         let positions = segments
             .iter()
             .map(|segment| segment.position + segment.len())
             .max()
             .unwrap_or(0);
+        let mask = match place.kernels {
+            Some(_) => Mask::Spans(spans(segments, place)?),
+            None => Mask::Added(self.masks(segments, rows, positions, place)?),
+        };
         let (mut row_index, mut slot_index) = (Vec::new(), Vec::new());
         for segment in segments {
             // Padding repeats the segment's first row, and its first slot under the mask.
@@ -562,6 +721,24 @@ impl Network {
             let padded_slots = slots.chain(std::iter::repeat(segment.slots.start));
             slot_index.extend(padded_slots.take(positions).map(|slot| slot as u32));
         }
+        Ok(Group {
+            segments: segments.len(),
+            rows,
+            positions,
+            row_index: place.index(&row_index)?,
+            slot_index: place.index(&slot_index)?,
+            mask,
+        })
+    }
+
+    /// Makes what is added to scores, for each window.
+    fn masks(
+        &self,
+        segments: &[&Segment],
+        rows: usize,
+        positions: usize,
+        place: &Place,
+    ) -> Result<Vec<Tensor>> {
         let masks = self.windows.iter().map(|window| {
             let mut mask = Vec::with_capacity(segments.len() * rows * positions);
             for segment in segments {
@@ -580,15 +757,17 @@ impl Network {
             let shape = (segments.len(), 1, rows, positions);
             Ok(Tensor::from_vec(mask, shape, &place.device)?)
         });
-        Ok(Group {
-            segments: segments.len(),
-            rows,
-            positions,
-            row_index: place.index(&row_index)?,
-            slot_index: place.index(&slot_index)?,
-            masks: masks.collect::<Result<_>>()?,
-        })
+        masks.collect()
     }
+}
+
+/// Lists where the segments' rows start and how many there are, `[segments, 2]`.
+fn spans(segments: &[&Segment], place: &Place) -> Result<Tensor> {
+    let numbers: Vec<u32> = segments
+        .iter()
+        .flat_map(|segment| [segment.position as u32, segment.len() as u32])
+        .collect();
+    Ok(place.index(&numbers)?.reshape((segments.len(), 2))?)
 }
 
 /// Returns which of the places holds a layer: each holds a run of layers, as long as the others' within one.
@@ -597,7 +776,7 @@ fn place_of(layer: usize, layers: usize, places: usize) -> usize {
 }
 
 /// Splits the segments, in order, into runs whose padding at most doubles the attention's work.
-fn similar(segments: &[Segment]) -> Vec<&[Segment]> {
+fn similar<'a, 'b>(segments: &'a [&'b Segment]) -> Vec<&'a [&'b Segment]> {
     let mut runs = Vec::new();
     let (mut start, mut work, mut rows, mut positions) = (0, 0, 0, 0);
     for (i, segment) in segments.iter().enumerate() {
@@ -618,9 +797,10 @@ fn similar(segments: &[Segment]) -> Vec<&[Segment]> {
 
 /// Turns each pair of dimensions `i` and `i + rotary_dim / 2` by its angle, as transformers' `rotate_half` does.
 ///
-/// `x`: `[rows, heads, head_dim]`; `cos` and `sin`: `[rows, 1, rotary_dim / 2]`.
-fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
-    let (half, head_dim) = (cos.dim(D::Minus1)?, x.dim(D::Minus1)?);
+/// `x`: `[rows, heads, head_dim]`; `turns`: cosines and sines, `[rows, 2, rotary_dim / 2]`.
+fn rotate(x: &Tensor, turns: &Tensor) -> Result<Tensor> {
+    let (half, head_dim) = (turns.dim(D::Minus1)?, x.dim(D::Minus1)?);
+    let (cos, sin) = (&turns.narrow(1, 0, 1)?, &turns.narrow(1, 1, 1)?);
     let first = x.narrow(D::Minus1, 0, half)?;
     let second = x.narrow(D::Minus1, half, half)?;
     let mut parts = vec![

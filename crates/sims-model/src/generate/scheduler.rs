@@ -18,9 +18,11 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::outcome::Outcome;
 use super::{BatchLimits, FinishReason, Generation, Progress, Request, SampleKey, SamplingParams};
 use crate::sampler::{Choice, Sampler, SeenTokens};
 use crate::slots::{SlotAllocator, SlotList};
+use crate::softmax::LogitsError;
 use crate::{Batch, ModelError, Result};
 
 /// A shared prefix shorter than this is not worth a second context range.
@@ -214,18 +216,37 @@ impl<'a> Scheduler<'a> {
         Some(step)
     }
 
-    /// Takes the logits of the step's `logit_rows` (`[rows, vocab]`, flat): extends the running responses, lets the
-    /// finished ones go and starts what fits.
+    /// Returns the uniform numbers that draw the next tokens of the step's running responses.
+    pub(super) fn uniforms(&self, step: &Step) -> Vec<f64> {
+        let running = step.decoded.iter().map(|&index| &self.running[index]);
+        running
+            .map(|running| {
+                let drawn = running.response.token_ids.len() as u64;
+                running.sample.key.uniform(drawn)
+            })
+            .collect()
+    }
+
+    /// Takes what the step's `logit_rows` came to: extends the running responses, lets the finished ones go and starts
+    /// what fits.
     pub(super) fn accept(
         &mut self,
         step: &Step,
-        logits: &[f32],
+        outcome: Outcome,
         sampler: &mut Sampler,
     ) -> Result<()> {
         self.count_rows(step);
-        let vocab = logits.len() / step.logit_rows.len().max(1);
-        let (decoded, prefilled) = logits.split_at(step.decoded.len() * vocab);
-        let choices = self.choose(&step.decoded, decoded, vocab, sampler)?;
+        let Outcome { chosen, logits } = outcome;
+        let rows = step.logit_rows.len() - chosen.as_ref().map_or(0, Vec::len);
+        let vocab = logits.len() / rows.max(1);
+        let (choices, prefilled) = match chosen {
+            Some(chosen) => (self.checked(&step.decoded, chosen)?, &logits[..]),
+            None => {
+                let (decoded, prefilled) = logits.split_at(step.decoded.len() * vocab);
+                let choices = self.choose(&step.decoded, decoded, vocab, sampler)?;
+                (choices, prefilled)
+            }
+        };
         let mut choices = step.decoded.iter().zip(choices).peekable();
         for (index, mut running) in std::mem::take(&mut self.running).into_iter().enumerate() {
             match choices.next_if(|(decoded, _)| **decoded == index) {
@@ -463,6 +484,27 @@ impl<'a> Scheduler<'a> {
                 step.prefilled.push(index);
             }
         }
+    }
+
+    /// Returns the tokens that the device chose for the running responses `decoded`, or names the first that it could
+    /// not.
+    fn checked(
+        &self,
+        decoded: &[usize],
+        chosen: Vec<std::result::Result<Choice, LogitsError>>,
+    ) -> Result<Vec<Choice>> {
+        let of_running = decoded.iter().map(|&index| &self.running[index]);
+        of_running
+            .zip(chosen)
+            .map(|(running, choice)| {
+                choice.map_err(|source| ModelError::Sampling {
+                    request: running.sample.request,
+                    sample: running.sample.index,
+                    step: running.response.token_ids.len(),
+                    source,
+                })
+            })
+            .collect()
     }
 
     /// Chooses the next token of the running responses `decoded` from their rows of logits.

@@ -1,17 +1,15 @@
 //! Kernels on a CUDA device: compiled by NVRTC when they are first started.
 
 use std::collections::HashMap;
+use std::ffi::{CStr, CString};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use candle_core::cuda_backend::CudaDevice;
 use candle_core::cuda_backend::cudarc::driver::{
-    CudaFunction, CudaModule, LaunchConfig, PushKernelArg,
-    result::{device::get_default_mem_pool, mem_pool},
-    sys,
+    CudaFunction, CudaModule, LaunchConfig, PushKernelArg, result::device::get_default_mem_pool,
+    result::mem_pool, sys,
 };
-use candle_core::cuda_backend::cudarc::nvrtc::{
-    CompileError, CompileOptions, Ptx, compile_ptx_with_opts,
-};
+use candle_core::cuda_backend::cudarc::nvrtc::{Ptx, result, sys as nvrtc};
 
 use super::launch::{Argument, Launch, Launcher, Program};
 use crate::{ModelError, Result};
@@ -37,7 +35,7 @@ impl CudaLauncher {
         }
         Ok(Self {
             device: device.clone(),
-            architecture: format!("compute_{major}{minor}"),
+            architecture: format!("sm_{major}{minor}"),
             modules: Mutex::default(),
             functions: Mutex::default(),
         })
@@ -72,19 +70,12 @@ impl CudaLauncher {
         if let Some(ptx) = compiled.get(&key) {
             return Ok(ptx.clone());
         }
-        let options = CompileOptions {
-            fmad: Some(program.fuses()),
-            options: vec![format!("--gpu-architecture={}", self.architecture)],
-            name: Some(format!("{}.cu", program.name())),
-            ..CompileOptions::default()
-        };
-        let ptx = compile_ptx_with_opts(program.source(), options).map_err(|error| {
-            let message = match error {
-                CompileError::CompileError { log, .. } => log.to_string_lossy().into_owned(),
-                other => other.to_string(),
-            };
-            failed(format!("compiling {}: {message}", program.name()))
-        })?;
+        let options = [
+            format!("--gpu-architecture={}", self.architecture),
+            format!("--fmad={}", program.fuses()),
+        ];
+        let ptx = compile(program, &options)
+            .map_err(|message| failed(format!("compiling {}: {message}", program.name())))?;
         compiled.insert(key, ptx.clone());
         Ok(ptx)
     }
@@ -101,6 +92,7 @@ impl Launcher for CudaLauncher {
                 Argument::Int(value) => builder.arg(value),
                 Argument::Long(value) => builder.arg(value),
                 Argument::Float(value) => builder.arg(value),
+                Argument::Double(value) => builder.arg(value),
             };
         }
         let blocks = |count: usize| u32::try_from(count).expect("grids fit 32 bits");
@@ -117,6 +109,51 @@ impl Launcher for CudaLauncher {
         unsafe { builder.launch(config) }
             .map_err(|error| failed(format!("starting {}: {error}", launch.function)))?;
         Ok(())
+    }
+}
+
+/// Compiles a program to machine code, which an older driver of the same major version takes too; it would refuse
+/// NVRTC's intermediate code.
+fn compile(program: &Program, options: &[String]) -> std::result::Result<Ptx, String> {
+    let source = CString::new(program.source()).expect("a source has no zero bytes");
+    let name = CString::new(format!("{}.cu", program.name())).expect("names have no zero bytes");
+    let handle = result::create_program(&source, Some(&name)).map_err(|error| error.to_string())?;
+    // SAFETY: the handle is that of the program just made, and buffers have the sizes that NVRTC asks for.
+    unsafe {
+        let compiled = result::compile_program(handle, options)
+            .map_err(|error| log_of(handle).unwrap_or_else(|| error.to_string()))
+            .and_then(|()| machine_code(handle).map_err(|error| error.to_string()));
+        let _ = result::destroy_program(handle);
+        compiled.map(Ptx::from_binary)
+    }
+}
+
+/// Returns what NVRTC says about a program.
+///
+/// # Safety
+/// The program must exist.
+unsafe fn log_of(program: nvrtc::nvrtcProgram) -> Option<String> {
+    // SAFETY: as the caller says; the log ends with a zero byte.
+    let log = unsafe { result::get_program_log(program) }.ok()?;
+    let bytes: Vec<u8> = log.iter().map(|&byte| byte as u8).collect();
+    let text = CStr::from_bytes_until_nul(&bytes).ok()?;
+    Some(text.to_string_lossy().into_owned())
+}
+
+/// Returns the machine code of a compiled program.
+///
+/// # Safety
+/// The program must exist.
+unsafe fn machine_code(
+    program: nvrtc::nvrtcProgram,
+) -> std::result::Result<Vec<u8>, result::NvrtcError> {
+    let mut size = 0;
+    // SAFETY: as the caller says; the buffer has the size asked for.
+    unsafe {
+        nvrtc::nvrtcGetCUBINSize(program, &raw mut size).result()?;
+        let mut code = vec![0_u8; size];
+        nvrtc::nvrtcGetCUBIN(program, code.as_mut_ptr().cast()).result()?;
+        Ok(code)
     }
 }
 

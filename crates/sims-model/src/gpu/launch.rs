@@ -80,6 +80,8 @@ pub enum Argument {
     Long(i64),
     /// A `float`.
     Float(f32),
+    /// A `double`.
+    Double(f64),
 }
 
 impl Argument {
@@ -90,6 +92,7 @@ impl Argument {
             Self::Int(value) => std::ptr::from_ref(value).cast(),
             Self::Long(value) => std::ptr::from_ref(value).cast(),
             Self::Float(value) => std::ptr::from_ref(value).cast(),
+            Self::Double(value) => std::ptr::from_ref(value).cast(),
         }
     }
 

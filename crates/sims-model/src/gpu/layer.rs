@@ -7,23 +7,13 @@ use candle_core::{DType, Tensor};
 use super::launch::{Argument, Launch, Launcher, Program};
 use super::memory::{new_output, with_addresses};
 use crate::Result;
+use crate::config::Activation;
 
 /// Threads of a block, as in the kernels' source.
 const THREADS: usize = 256;
 
 /// Most blocks of a kernel that loops over its elements.
 const MOST_BLOCKS: usize = 8192;
-
-/// The function of the gate in a gated MLP.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Activation {
-    /// `x·sigmoid(x)`.
-    Silu,
-    /// GELU by its tanh approximation.
-    GeluTanh,
-    /// GELU by the error function.
-    GeluErf,
-}
 
 /// How scores become attention weights.
 #[derive(Debug, Clone, Copy)]
@@ -57,7 +47,7 @@ impl BlockKernels {
 
     /// Returns `x + delta`, and its RMS norm times `weight`.
     ///
-    /// `x`, `delta`: `[rows, width]`; `weight`: `[width]`.
+    /// `x`, `delta`: `[rows, width]`; `weight`: `[width]`, f32.
     ///
     /// # Errors
     /// A kernel that cannot be compiled or started, as for all methods here.
@@ -84,10 +74,11 @@ impl BlockKernels {
         Ok((sum, normed))
     }
 
-    /// Returns the RMS norm of `x` times `weight`.
+    /// Returns the RMS norm of `x` over its last dimension times `weight`.
     pub fn rms_norm(&self, x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
-        let (rows, width) = x.dims2()?;
-        let normed = new_output((rows, width), x.dtype(), x.device())?;
+        let width = weight.dim(0)?;
+        let rows = x.elem_count() / width;
+        let normed = new_output(x.shape(), x.dtype(), x.device())?;
         with_addresses(&[x, weight], &[&normed], &mut |found| {
             let [x, weight, normed] = [0, 1, 2].map(|i| Argument::Address(found[i]));
             let none = Argument::Address(0);
@@ -104,17 +95,20 @@ impl BlockKernels {
     /// Rotates queries and keys, and writes keys and values to the cache; returns the queries.
     ///
     /// `qkv`: `[rows, (heads + 2 * kv_heads) * head_dim]`; `turns`: `[rows, 2, pairs]`, f32, cosines and sines of the
-    /// angles by which dimension `i` of a head turns with dimension `i + pairs`; `slots`: `[rows]`, u32.
+    /// angles by which dimension `i` of a head turns with dimension `i + pairs`, nothing if none turns; `slots`:
+    /// `[rows]`, u32.
     pub fn rotate_and_store(
         &self,
         qkv: &Tensor,
-        turns: &Tensor,
+        turns: Option<&Tensor>,
         slots: &Tensor,
         (keys, values): (&Tensor, &Tensor),
         (heads, kv_heads, head_dim): (usize, usize, usize),
     ) -> Result<Tensor> {
         let rows = qkv.dim(0)?;
-        let pairs = turns.dim(2)?;
+        let pairs = turns.map_or(Ok(0), |turns| turns.dim(2))?;
+        // Where nothing turns, the kernel is given an address and reads nothing there.
+        let turns = turns.unwrap_or(slots);
         let q = new_output((rows, heads * head_dim), qkv.dtype(), qkv.device())?;
         with_addresses(&[qkv, turns, slots], &[&q, keys, values], &mut |found| {
             let mut arguments: Vec<_> = found.iter().map(|&at| Argument::Address(at)).collect();
@@ -133,7 +127,6 @@ impl BlockKernels {
             let number = match activation {
                 Activation::Silu => 0,
                 Activation::GeluTanh => 1,
-                Activation::GeluErf => 2,
             };
             self.start(
                 "gated_activation",

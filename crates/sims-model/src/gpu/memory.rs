@@ -119,6 +119,7 @@ fn address_on_cpu(storage: &CpuStorage, layout: &Layout) -> candle_core::Result<
         CpuStorage::F64(data) => data[start..].as_ptr() as u64,
         CpuStorage::BF16(data) => data[start..].as_ptr() as u64,
         CpuStorage::U32(data) => data[start..].as_ptr() as u64,
+        CpuStorage::I64(data) => data[start..].as_ptr() as u64,
         _ => candle_core::bail!("no kernel takes a tensor of this type"),
     })
 }
@@ -130,6 +131,7 @@ fn mutable_address_on_cpu(storage: &mut CpuStorage, layout: &Layout) -> candle_c
         CpuStorage::F64(data) => data[start..].as_mut_ptr() as u64,
         CpuStorage::BF16(data) => data[start..].as_mut_ptr() as u64,
         CpuStorage::U32(data) => data[start..].as_mut_ptr() as u64,
+        CpuStorage::I64(data) => data[start..].as_mut_ptr() as u64,
         _ => candle_core::bail!("no kernel takes a tensor of this type"),
     })
 }
@@ -143,6 +145,7 @@ fn address_on_cuda(storage: &CudaStorage, layout: &Layout) -> candle_core::Resul
         CudaStorageSlice::F64(slice) => (slice.device_ptr(&stream).0, 8),
         CudaStorageSlice::BF16(slice) => (slice.device_ptr(&stream).0, 2),
         CudaStorageSlice::U32(slice) => (slice.device_ptr(&stream).0, 4),
+        CudaStorageSlice::I64(slice) => (slice.device_ptr(&stream).0, 8),
         _ => candle_core::bail!("no kernel takes a tensor of this type"),
     };
     Ok(address + (layout.start_offset() * size) as u64)

@@ -5,6 +5,7 @@
 // orders, and one that not every thread reaches stops the program. Blocks run one after another.
 
 #include <math.h>
+#include <setjmp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,14 +42,16 @@ struct Warp {
 
 struct Fiber {
     ucontext_t context;
+    jmp_buf place;
     char* stack;
+    bool started;
     bool done;
 };
 
 static Fiber fibers[MOST_THREADS];
 static Warp warps[MOST_THREADS / LANES];
 static Barrier of_block;
-static ucontext_t scheduler;
+static jmp_buf scheduler_place;
 static int current, threads;
 static unsigned long long steps;
 static Index grid, block;
@@ -60,6 +63,18 @@ inline void stop(const char* why) {
     abort();
 }
 
+// A fiber is entered once by its context, which asks the system, and then by jumps, which do not.
+inline void leave() {
+    if (_setjmp(fibers[current].place) == 0) _longjmp(scheduler_place, 1);
+}
+
+inline void resume(Fiber& fiber) {
+    if (_setjmp(scheduler_place) != 0) return;
+    if (fiber.started) _longjmp(fiber.place, 1);
+    fiber.started = true;
+    setcontext(&fiber.context);
+}
+
 inline void wait(Barrier& barrier, int participants) {
     unsigned passed = barrier.passed;
     if (++barrier.arrived == participants) {
@@ -68,7 +83,7 @@ inline void wait(Barrier& barrier, int participants) {
         ++steps;
         return;
     }
-    while (barrier.passed == passed) swapcontext(&fibers[current].context, &scheduler);
+    while (barrier.passed == passed) leave();
 }
 
 inline void wait_for_block() { wait(of_block, threads); }
@@ -98,13 +113,14 @@ static void run_fiber() {
     body(body_arguments);
     fibers[current].done = true;
     ++steps;
-    swapcontext(&fibers[current].context, &scheduler);
+    leave();
 }
 
 inline void run_block(bool descending) {
     for (int i = 0; i < threads; ++i) {
         Fiber& fiber = fibers[i];
         if (!fiber.stack) fiber.stack = (char*)malloc(STACK);
+        fiber.started = false;
         fiber.done = false;
         getcontext(&fiber.context);
         fiber.context.uc_stack.ss_sp = fiber.stack;
@@ -118,7 +134,7 @@ inline void run_block(bool descending) {
         for (int i = 0; i < threads; ++i) {
             current = descending ? threads - 1 - i : i;
             if (fibers[current].done) continue;
-            swapcontext(&scheduler, &fibers[current].context);
+            resume(fibers[current]);
             if (fibers[current].done) --left;
         }
         if (steps == before) stop("some threads wait for others that never come");

@@ -1,14 +1,14 @@
 // What a decoder block does between its products: norm, rotation, cache write, activation, softmax.
 //
-// Definition: BF16. Values are computed in f32 and rounded where the operations they stand for round.
+// Definition: BF16. Values are computed in f32 and rounded once.
 
 #define THREADS 256
 
-// normed = norm(x + delta) * weight, and sum = x + delta. grid: (rows). x, delta, sum, normed: [rows, width].
-// Without delta (null) x itself is normed and sum is not written.
+// normed = norm(x + delta) * weight, and sum = x + delta. grid: (rows). x, delta, sum, normed: [rows, width];
+// weight: [width] float. Without delta (null) x itself is normed and sum is not written.
 extern "C" __global__ void __launch_bounds__(THREADS) add_rms_norm(
-    const Element* __restrict__ x, const Element* __restrict__ delta, const Element* __restrict__ weight,
-    Element* __restrict__ sum, Element* __restrict__ normed, int width, float eps) {
+    const Element* __restrict__ x, const Element* __restrict__ delta, const float* __restrict__ weight,
+    Element* sum, Element* __restrict__ normed, int width, float eps) {
     long long start = (long long)blockIdx.x * width;
     float squares = 0.0f;
     for (int i = threadIdx.x; i < width; i += THREADS) {
@@ -24,13 +24,12 @@ extern "C" __global__ void __launch_bounds__(THREADS) add_rms_norm(
     float scale = 1.0f / sqrtf(squares / (float)width + eps);
     const Element* values = delta ? sum : x;
     for (int i = threadIdx.x; i < width; i += THREADS) {
-        float unit = rounded(to_float(values[start + i]) * scale);
-        normed[start + i] = from_float(unit * to_float(weight[i]));
+        normed[start + i] = from_float(to_float(values[start + i]) * scale * weight[i]);
     }
 }
 
 // Rotates queries and keys, and writes keys and values to the rows' slots. grid: (rows).
-// qkv: [rows, (heads + 2 * kv_heads) * head_dim]. turns: [rows, 2, pairs] float, cosines then sines of the
+// qkv: [rows, (heads + 2 * kv_heads) * head_dim]. turns: [rows, 2, pairs] float, the cosines then the sines of the
 // angles by which dimension i turns with dimension i + pairs. slots: [rows]. q: [rows, heads * head_dim].
 // keys, values: [slots, kv_heads * head_dim].
 extern "C" __global__ void __launch_bounds__(THREADS) rotate_and_store(
@@ -67,8 +66,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) rotate_and_store(
     for (int i = threadIdx.x; i < kv_size; i += THREADS) to_v[i] = from_v[i];
 }
 
-// out = activation(gate) * up. gate_up: [rows, 2 * width], out: [rows, width]. activation: 0 silu, 1 gelu by tanh,
-// 2 gelu by erf. grid: any.
+// out = activation(gate) * up. gate_up: [rows, 2 * width], out: [rows, width]. activation: 0 silu, 1 gelu by tanh.
+// grid: any.
 extern "C" __global__ void __launch_bounds__(THREADS) gated_activation(
     const Element* __restrict__ gate_up, Element* __restrict__ out, long long count, int width, int activation) {
     long long stride = (long long)gridDim.x * THREADS;
@@ -76,15 +75,9 @@ extern "C" __global__ void __launch_bounds__(THREADS) gated_activation(
         long long row = i / width;
         const Element* gate = gate_up + row * width + i;
         float x = to_float(gate[0]);
-        float activated;
-        if (activation == 0) {
-            activated = x / (1.0f + expf(-x));
-        } else if (activation == 1) {
-            activated = 0.5f * x * (1.0f + tanhf(0.7978845608028654f * x * (1.0f + 0.044715f * x * x)));
-        } else {
-            activated = 0.5f * x * (1.0f + erff(x * 0.7071067811865476f));
-        }
-        out[i] = from_float(rounded(activated) * to_float(gate[width]));
+        float inner = 0.7978845608028654f * x * (1.0f + 0.044715f * x * x);
+        float activated = activation == 0 ? x / (1.0f + expf(-x)) : 0.5f * x * (1.0f + tanhf(inner));
+        out[i] = from_float(activated * to_float(gate[width]));
     }
 }
 

@@ -34,9 +34,6 @@ __device__ inline float to_float(float x) { return x; }
 __device__ inline float from_float(float x) { return x; }
 #endif
 
-// x as an Element holds it.
-__device__ inline float rounded(float x) { return to_float(from_float(x)); }
-
 __device__ inline float larger(float a, float b) { return a > b ? a : b; }
 
 __device__ inline float warp_sum(float x) {
