@@ -1,19 +1,23 @@
 //! The hook that applies a steering to the residual stream during a forward pass.
 
 use crate::SteeringError;
+use crate::device::OnDevice;
 use crate::operator::{Edit, EditCounts, Operator};
 use crate::real::norm;
 use crate::steering::Steering;
 use candle_core::{CpuStorage, Device, Storage, Tensor, WithDType};
+use sims_model::gpu::Launcher;
 use sims_model::{Hook, ModelError, Segment};
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Applies a steering; made by [`Steering::hook`].
 ///
 /// Edits the rows of each segment from its `edit_from` position on and leaves the bits of all others.
 /// Rows are edited in `f32`, each by itself and in a fixed order, and cast back to the model's dtype, so
-/// that the result does not depend on the batch. At strength 0 the hook wants no layer.
+/// that the result does not depend on the batch. On a CUDA device they are edited there, unless the hook
+/// [measures](Self::measuring). At strength 0 the hook wants no layer.
 #[derive(Debug, Clone)]
 pub struct SteeringHook {
     layers: BTreeMap<usize, Vec<Edit>>,
@@ -21,6 +25,7 @@ pub struct SteeringHook {
     applications: u64,
     counts: EditCounts,
     sizes: Option<EditSizes>,
+    on_device: OnDevice,
 }
 
 /// How large the edits were, over all rows offered to the steering.
@@ -60,7 +65,15 @@ impl SteeringHook {
             applications: 0,
             counts: EditCounts::default(),
             sizes: None,
+            on_device: OnDevice::default(),
         }
+    }
+
+    /// Edits by the kernels for CUDA devices, started by `launcher`, on any device; for tests of them.
+    #[must_use]
+    pub fn on_device(mut self, launcher: Arc<dyn Launcher>) -> Self {
+        self.on_device = OnDevice::with_launcher(launcher);
+        self
     }
 
     /// Also measures how large the edits are; costs a copy of the edited rows.
@@ -78,9 +91,18 @@ impl SteeringHook {
         self.applications
     }
 
-    /// Returns how many rows were offered, edited and capped.
+    /// Returns how many rows were offered, edited and capped; waits for the device that edits them.
+    ///
+    /// # Panics
+    /// If that device stopped working.
     pub fn counts(&self) -> EditCounts {
-        self.counts
+        let on_device = self.on_device.counts();
+        let (edited, capped) = on_device.expect("the device that counted can be asked");
+        EditCounts {
+            rows: self.counts.rows,
+            edited: self.counts.edited + edited,
+            capped: self.counts.capped + capped,
+        }
     }
 
     /// Returns how large the edits were, if the hook is [`measuring`](Self::measuring).
@@ -169,7 +191,7 @@ impl SteeringHook {
         ranges: &[EditedRange],
     ) -> Result<Tensor, candle_core::Error> {
         let shape = hidden.shape().clone();
-        // Elsewhere than on the CPU the rows travel: simple, and small beside a block's own work.
+        // From a device without kernels the rows travel.
         let host = hidden.to_device(&Device::Cpu)?.contiguous()?;
         let edited = {
             let (storage, layout) = host.storage_and_layout();
@@ -234,6 +256,13 @@ impl Hook for SteeringHook {
                 layer,
                 message: error.to_string(),
             });
+        }
+        if self.sizes.is_none()
+            && let Some(edited) = self.on_device.apply(&self.layers, layer, hidden, &ranges)?
+        {
+            let rows: usize = ranges.iter().map(ExactSizeIterator::len).sum();
+            self.counts.rows += (rows * self.layers[&layer].len()) as u64;
+            return Ok(Some(edited));
         }
         Ok(Some(self.edit_tensor(layer, hidden, &ranges)?))
     }

@@ -241,6 +241,11 @@ impl Householder {
         &self.normal
     }
 
+    /// Returns what the normal is multiplied by to have unit length.
+    pub(crate) fn inverse_norm(&self) -> f64 {
+        self.inverse_norm
+    }
+
     /// Returns the elevation in radians up to which rows are edited.
     pub fn edge(&self) -> f64 {
         self.edge

@@ -9,6 +9,7 @@
 
 pub mod angle_net;
 mod composition;
+mod device;
 mod error;
 mod fit_summary;
 pub mod hook;
