@@ -35,6 +35,9 @@ pub(crate) struct ExecutionArgs {
     /// Worker threads; 0 for every core
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
+    /// Compute in the tensor library's operations instead of own kernels, to compare
+    #[arg(long)]
+    plain_kernels: bool,
 }
 
 impl ExecutionArgs {
@@ -47,7 +50,7 @@ impl ExecutionArgs {
             .then(|| Tokenizer::open(directory))
             .transpose()?;
         let chat_template = ChatTemplate::open(directory)?;
-        let decoder = Decoder::load(directory, &devices, self.dtype, Kernels::Fastest)?;
+        let decoder = Decoder::load(directory, &devices, self.dtype, self.kernels())?;
         if let Some(tokenizer) = &tokenizer {
             tokenizer.check_vocabulary(decoder.config().vocab_size)?;
         }
@@ -59,6 +62,14 @@ impl ExecutionArgs {
             chat_template,
             stop_tokens,
         })
+    }
+
+    fn kernels(&self) -> Kernels {
+        if self.plain_kernels {
+            Kernels::Candle
+        } else {
+            Kernels::Fastest
+        }
     }
 }
 
