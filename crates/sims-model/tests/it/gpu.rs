@@ -144,6 +144,7 @@ fn attend(
 }
 
 #[test]
+#[expect(clippy::single_range_in_vec_init, reason = "a context of one range")]
 fn rows_attend_their_slots() {
     let shape = |heads, kv_heads, head_dim, window, soft_cap| Shape {
         heads,
@@ -318,6 +319,8 @@ fn queries_and_keys_turn_and_go_to_their_slots() {
     }
 }
 
+type Function = fn(f64) -> f64;
+
 #[test]
 fn gates_open_by_their_activation() {
     for launcher in emulators() {
@@ -325,7 +328,7 @@ fn gates_open_by_their_activation() {
             let kernels = BlockKernels::new(launcher.clone(), dtype);
             let (rows, width) = (5, 77);
             let (gate_up, tensor) = random("gate_up", &[rows, 2 * width], 6.0, dtype);
-            let cases: [(Activation, fn(f64) -> f64); 2] = [
+            let cases: [(Activation, Function); 2] = [
                 (Activation::Silu, |x| x / (1.0 + (-x).exp())),
                 (Activation::GeluTanh, |x| {
                     let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3));
