@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
@@ -14,6 +13,7 @@ use sims_model::gpu::{
 use sims_model::{ModelError, Result};
 
 use crate::angle_net::AngleNet;
+use crate::hook::EditedRange;
 use crate::householder::{AngleRule, Householder};
 use crate::operator::{Edit, Operator};
 
@@ -41,8 +41,17 @@ struct Edits {
     layers: BTreeMap<usize, Vec<DeviceEdit>>,
     /// `[2]`, i64: rows edited and capped.
     counts: Tensor,
-    /// The rows last edited, and their indices on the device.
-    last_rows: Option<(Vec<Range<usize>>, Tensor)>,
+    /// The rows last edited, as they are on the device.
+    last_rows: Option<(Vec<EditedRange>, Rows)>,
+}
+
+/// Rows to edit.
+#[derive(Clone)]
+struct Rows {
+    /// `[rows]`, u32: their indices.
+    indices: Tensor,
+    /// `[rows]`, u32: 1 for each that is counted.
+    counted: Tensor,
 }
 
 /// One edit of a layer.
@@ -86,7 +95,7 @@ impl OnDevice {
         layers: &BTreeMap<usize, Vec<Edit>>,
         layer: usize,
         hidden: &Tensor,
-        ranges: &[Range<usize>],
+        ranges: &[EditedRange],
     ) -> Result<Option<Tensor>> {
         let device = hidden.device();
         let known = |edits: &Edits| edits.device.same_device(device);
@@ -165,10 +174,10 @@ impl Edits {
         })
     }
 
-    fn apply(&mut self, layer: usize, hidden: &Tensor, ranges: &[Range<usize>]) -> Result<Tensor> {
+    fn apply(&mut self, layer: usize, hidden: &Tensor, ranges: &[EditedRange]) -> Result<Tensor> {
         let (all_rows, width) = hidden.dims2()?;
-        let count: usize = ranges.iter().map(ExactSizeIterator::len).sum();
-        let indices = self.indices(ranges)?;
+        let Rows { indices, counted } = self.rows(ranges)?;
+        let count = indices.dim(0)?;
         let rows = new_output((count, width), DType::F32, &self.device)?;
         let width_argument = Argument::int(width);
         with_addresses(&[hidden, &indices], &[&rows], &mut |found| {
@@ -177,7 +186,7 @@ impl Edits {
             self.start("gather_rows", count, &arguments)
         })?;
         for edit in self.layers.get(&layer).map_or(&[][..], Vec::as_slice) {
-            self.edit(edit, &rows)?;
+            self.edit(edit, &rows, &counted)?;
         }
         let edited = if count == all_rows {
             new_output((all_rows, width), hidden.dtype(), &self.device)?
@@ -193,13 +202,16 @@ impl Edits {
     }
 
     /// Edits `rows`, `[rows, hidden]` in f32, in place.
-    fn edit(&self, edit: &DeviceEdit, rows: &Tensor) -> Result<()> {
+    fn edit(&self, edit: &DeviceEdit, rows: &Tensor, counted: &Tensor) -> Result<()> {
         let (count, width) = rows.dims2()?;
         let preserve_norm = Argument::Int(i32::from(edit.preserve_norm));
         let Some(turn) = &edit.turn else {
-            return with_addresses(&[&edit.vector], &[rows, &self.counts], &mut |found| {
-                let [vector, rows, counts] = [0, 1, 2].map(|i| Argument::Address(found[i]));
-                let arguments = [rows, vector, counts, Argument::int(width), preserve_norm];
+            let reads = [&edit.vector, counted];
+            return with_addresses(&reads, &[rows, &self.counts], &mut |found| {
+                let [vector, counted, rows, counts] =
+                    [0, 1, 2, 3].map(|i| Argument::Address(found[i]));
+                let numbers = [Argument::int(width), preserve_norm];
+                let arguments = [&[rows, vector, counted, counts], &numbers[..]].concat();
                 self.start("add_vector", count, &arguments)
             });
         };
@@ -208,10 +220,16 @@ impl Edits {
             None => (None, 0.0),
         };
         // A rule without a network is given an address and reads nothing there.
-        let reads = [&edit.vector, logits.as_ref().unwrap_or(&edit.vector)];
+        let reads = [
+            &edit.vector,
+            logits.as_ref().unwrap_or(&edit.vector),
+            counted,
+        ];
         with_addresses(&reads, &[rows, &self.counts], &mut |found| {
-            let [normal, logits, rows, counts] = [0, 1, 2, 3].map(|i| Argument::Address(found[i]));
-            let mut arguments = vec![rows, normal, logits, counts, Argument::int(width)];
+            let [normal, logits, counted, rows, counts] =
+                [0, 1, 2, 3, 4].map(|i| Argument::Address(found[i]));
+            let mut arguments = vec![rows, normal, logits, counted, counts];
+            arguments.push(Argument::int(width));
             arguments.extend([
                 Argument::Int(turn.rule),
                 preserve_norm,
@@ -254,21 +272,29 @@ impl Edits {
         Ok(values.matmul(&net.last_weight)?)
     }
 
-    /// Returns the indices of the rows in `ranges`, which seldom change from one step to the next.
-    fn indices(&mut self, ranges: &[Range<usize>]) -> Result<Tensor> {
-        if let Some((last, indices)) = &self.last_rows
+    /// Returns the rows in `ranges`, which seldom change from one step to the next.
+    fn rows(&mut self, ranges: &[EditedRange]) -> Result<Rows> {
+        if let Some((last, rows)) = &self.last_rows
             && last == ranges
         {
-            return Ok(indices.clone());
+            return Ok(rows.clone());
         }
-        let rows: Vec<u32> = ranges
-            .iter()
-            .flat_map(Clone::clone)
-            .map(|row| row as u32)
-            .collect();
-        let indices = Tensor::new(rows, &self.device)?;
-        self.last_rows = Some((ranges.to_vec(), indices.clone()));
-        Ok(indices)
+        let rows = |number: fn(usize, bool) -> u32| {
+            let numbers: Vec<u32> = ranges
+                .iter()
+                .flat_map(|range| {
+                    let counts = range.counts;
+                    range.rows.clone().map(move |row| number(row, counts))
+                })
+                .collect();
+            Tensor::new(numbers, &self.device)
+        };
+        let rows = Rows {
+            indices: rows(|row, _| row as u32)?,
+            counted: rows(|_, counts| u32::from(counts))?,
+        };
+        self.last_rows = Some((ranges.to_vec(), rows.clone()));
+        Ok(rows)
     }
 
     fn start(&self, function: &'static str, blocks: usize, arguments: &[Argument]) -> Result<()> {

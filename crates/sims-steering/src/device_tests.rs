@@ -7,6 +7,7 @@ use crate::{Steering, SteeringHook};
 use sims_artifact::Digest;
 use sims_model::{Hook, Segment};
 use sims_testkit::emulator::{CompileOnly, Emulator};
+use std::ops::Range;
 
 const HIDDEN: usize = 72;
 const ROWS: usize = 9;
@@ -67,6 +68,7 @@ fn segment(rows: Range<usize>, edit_from: usize) -> Segment {
         position: 0,
         context: vec![],
         edit_from,
+        is_repeated: false,
     }
 }
 
@@ -86,11 +88,12 @@ fn edited(
 fn rows_are_edited_as_on_the_host() {
     let steering = steering();
     let decode: Vec<_> = (0..ROWS).map(|row| segment(row..row + 1, 0)).collect();
-    let mixed = [
+    let mut mixed = [
         segment(0..4, 2),
         segment(4..5, usize::MAX),
         segment(5..9, 3),
     ];
+    mixed[0].is_repeated = true;
     for descending in [false, true] {
         let Some(emulator) = Emulator::new(descending) else {
             return;

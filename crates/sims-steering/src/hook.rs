@@ -260,7 +260,8 @@ impl Hook for SteeringHook {
         if self.sizes.is_none()
             && let Some(edited) = self.on_device.apply(&self.layers, layer, hidden, &ranges)?
         {
-            let rows: usize = ranges.iter().map(ExactSizeIterator::len).sum();
+            let counted = ranges.iter().filter(|range| range.counts);
+            let rows: usize = counted.map(|range| range.rows.len()).sum();
             self.counts.rows += (rows * self.layers[&layer].len()) as u64;
             return Ok(Some(edited));
         }
@@ -285,10 +286,11 @@ fn ready(edit: &Edit, strength: f64) -> Edit {
 }
 
 /// Neighbouring rows to edit.
-struct EditedRange {
-    rows: Range<usize>,
+#[derive(Clone, PartialEq)]
+pub(crate) struct EditedRange {
+    pub(crate) rows: Range<usize>,
     /// Whether they are counted: rows that ran before were.
-    counts: bool,
+    pub(crate) counts: bool,
 }
 
 /// Returns the rows that may be edited, neighbouring ranges joined: a decode step is one range.

@@ -85,6 +85,7 @@ fn segments(contexts: &[&[std::ops::Range<usize>]], slots: usize) -> Vec<Segment
         context: context.to_vec(),
         slots: slots - 1 - row..slots - row,
         edit_from: 0,
+        is_repeated: false,
     };
     contexts.iter().enumerate().map(segment).collect()
 }

@@ -77,25 +77,26 @@ extern "C" __global__ void __launch_bounds__(THREADS) add_bias_gelu(
     }
 }
 
-// rows += vector. grid: (rows). rows: [rows, width]. counts: edited, capped.
+// rows += vector. grid: (rows). rows: [rows, width]. counted: [rows], 0 for a row that was counted when it ran before.
+// counts: edited, capped.
 extern "C" __global__ void __launch_bounds__(THREADS) add_vector(
-    float* __restrict__ rows, const float* __restrict__ vector, u64* __restrict__ counts, int width,
-    int preserve_norm) {
+    float* __restrict__ rows, const float* __restrict__ vector, const int* __restrict__ counted,
+    u64* __restrict__ counts, int width, int preserve_norm) {
     float* row = rows + (long long)blockIdx.x * width;
     double before = preserve_norm ? row_norm(row, width) : 0.0;
     for (int i = threadIdx.x; i < width; i += THREADS) row[i] += vector[i];
     __syncthreads();
     if (preserve_norm) restore_norm(row, width, before);
-    if (threadIdx.x == 0) atomicAdd(&counts[0], (u64)1);
+    if (threadIdx.x == 0 && counted[blockIdx.x]) atomicAdd(&counts[0], (u64)1);
 }
 
 // Turns rows toward a normal. grid: (rows). rows: [rows, width], normal: [width].
 // rule: 0 the angle is number * pi * sigmoid(logits[row] + bias), 1 it is number, 2 it is number times the way to the
 // elevation `target`. edge: rows of a higher elevation stay. kappa: below 0 for none. max_angle: infinite for none.
-// counts: edited, capped.
+// counted, counts: as above.
 extern "C" __global__ void __launch_bounds__(THREADS) turn_rows(
     float* __restrict__ rows, const float* __restrict__ normal, const float* __restrict__ logits,
-    u64* __restrict__ counts, int width, int rule, int preserve_norm, float bias, double inverse_norm,
+    const int* __restrict__ counted, u64* __restrict__ counts, int width, int rule, int preserve_norm, float bias, double inverse_norm,
     double strength, double edge, double number, double target, double kappa, double max_angle) {
     const double pi = 3.14159265358979323846;
     float* row = rows + (long long)blockIdx.x * width;
@@ -133,7 +134,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) turn_rows(
     }
     __syncthreads();
     if (preserve_norm) restore_norm(row, width, norm);
-    if (threadIdx.x == 0) {
+    if (threadIdx.x == 0 && counted[blockIdx.x]) {
         atomicAdd(&counts[0], (u64)1);
         if (fabs(wanted) > cap) atomicAdd(&counts[1], (u64)1);
     }
