@@ -296,7 +296,10 @@ impl Decoder {
     /// Returns an estimate of the memory that the decoder takes.
     pub fn footprint(&self) -> Footprint {
         match &self.network {
-            Network::Fast(_) => Footprint::on_cpu(&self.config, self.dtype),
+            Network::Fast(network) => Footprint {
+                weights: network.weight_bytes(),
+                ..Footprint::on_cpu(&self.config, self.dtype)
+            },
             Network::Plain(network) => {
                 let dtype = if network.dtype() == DType::BF16 {
                     Dtype::Bf16

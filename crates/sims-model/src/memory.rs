@@ -37,16 +37,16 @@ pub struct Footprint {
 }
 
 impl Footprint {
-    /// Returns the footprint on the CPU's own kernels: weights in `dtype`, the rest in f32.
+    /// Returns the footprint on the CPU's own kernels: matrices, keys and values in `dtype`, the rest in f32.
     pub fn on_cpu(config: &Config, dtype: Dtype) -> Self {
         let padded_head = config.head_dim.next_multiple_of(LANES);
         let kv_heads = config.num_key_value_heads;
         let qkv = config.query_size() + 2 * config.key_value_size();
-        let width =
-            4 * config.hidden_size + qkv + config.query_size() + 3 * config.intermediate_size;
+        let width = 4 * config.hidden_size + qkv + config.query_size() + 3 * widest(config);
+        let slot = config.num_hidden_layers * kv_heads * (config.head_dim + padded_head);
         Self {
             weights: weights(config, dtype),
-            kv_slot: 4 * config.num_hidden_layers * kv_heads * (config.head_dim + padded_head),
+            kv_slot: bytes_of(dtype) * slot,
             row: 4 * width,
             // Once in the kernel's buffer and once with the caller.
             logits_row: 8 * config.vocab_size,
@@ -387,7 +387,7 @@ mod tests {
             assert_eq!(device.weights, cpu(Dtype::Bf16).weights);
         }
         let cpu = Footprint::on_cpu(&config(true), Dtype::Bf16);
-        assert_eq!(cpu.kv_slot, 2 * 2 * 32 * 4);
+        assert_eq!(cpu.kv_slot, 2 * 2 * 32 * 2);
     }
 
     #[test]
