@@ -79,8 +79,8 @@ fn q4_1(block: &[u8; 20], out: &mut [f32; 32]) {
 fn fifth_bits<const B: usize>(block: &[u8; B], at: usize) -> [i32; 32] {
     let all = u32::from_le_bytes(bytes(block, at));
     let mut bits = [0; 32];
-    for i in 0..32 {
-        bits[i] = ((all >> i & 1) << 4).cast_signed();
+    for (i, bit) in bits.iter_mut().enumerate() {
+        *bit = ((all >> i & 1) << 4).cast_signed();
     }
     bits
 }
