@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde_json::Value;
 use sims_artifact::{Digest, ModelManifest};
 use sims_model::generate::BatchLimits;
+use sims_model::gguf::{GgufFile, is_gguf};
 use sims_model::memory::Footprint;
 use sims_model::{Config, Dtype};
 
@@ -28,7 +29,7 @@ use crate::open::print_json;
 #[command(after_help = "Examples:\n  sims-model info data/tiny\n  \
                   sims-model info data/tiny --json")]
 pub(crate) struct Args {
-    /// Hugging Face directory of the model
+    /// Hugging Face directory of the model, or GGUF file
     #[arg(value_name = "DIR")]
     model: PathBuf,
     /// Type that the weights would be held in: f32 or bf16
@@ -91,7 +92,11 @@ impl Info {
         let config = Config::open(directory)?;
         let manifest = ModelManifest::of_dir(directory)?;
         let weights = Weights::of(directory, config.tie_word_embeddings)?;
-        let footprint = Footprint::on_cpu(&config, held);
+        let mut footprint = Footprint::on_cpu(&config, held);
+        if is_gguf(directory) {
+            // Matrices stay as they are stored.
+            footprint.weights = weights.bytes;
+        }
         let context = config.max_position_embeddings;
         Ok(Self {
             weight_bytes: footprint.weights,
@@ -126,6 +131,16 @@ impl Weights {
     fn of(directory: &Path, tied: bool) -> anyhow::Result<Self> {
         let (mut parameters, mut bytes) = (0, 0);
         let mut bytes_by_dtype: BTreeMap<String, usize> = BTreeMap::new();
+        if is_gguf(directory) {
+            for tensor in GgufFile::open(directory)?.weights()? {
+                parameters += tensor.elements;
+                bytes += tensor.bytes;
+                *bytes_by_dtype
+                    .entry(tensor.format.to_string().to_lowercase())
+                    .or_default() += tensor.bytes;
+            }
+            return Ok(Self::new(parameters, bytes, bytes_by_dtype));
+        }
         for name in weight_files(directory)? {
             let path = directory.join(name);
             let file = File::open(&path)
@@ -150,12 +165,16 @@ impl Weights {
                 }
             }
         }
+        Ok(Self::new(parameters, bytes, bytes_by_dtype))
+    }
+
+    fn new(parameters: usize, bytes: usize, bytes_by_dtype: BTreeMap<String, usize>) -> Self {
         let dtype = bytes_by_dtype.into_iter().max_by_key(|(_, size)| *size);
-        Ok(Self {
+        Self {
             parameters,
             bytes,
             dtype: dtype.map_or_else(String::new, |(dtype, _)| dtype),
-        })
+        }
     }
 }
 
@@ -172,8 +191,11 @@ fn weight_files(directory: &Path) -> anyhow::Result<BTreeSet<String>> {
         .collect())
 }
 
-/// The first of the architectures that config.json lists.
+/// The first of the architectures that config.json lists; none for a GGUF file.
 fn architecture(directory: &Path) -> anyhow::Result<Option<String>> {
+    if is_gguf(directory) {
+        return Ok(None);
+    }
     let config = read_json(&directory.join("config.json"))?;
     Ok(config["architectures"][0].as_str().map(str::to_owned))
 }

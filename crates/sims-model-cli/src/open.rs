@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use sims_artifact::ModelManifest;
 use sims_model::decoder::Kernels;
+use sims_model::gguf::is_gguf;
 use sims_model::language_model::set_threads;
 use sims_model::{ChatTemplate, Decoder, DeviceChoice, Dtype, GenerationConfig, Tokenizer};
 use sims_steering::{Steering, SteeringHook};
@@ -13,7 +14,7 @@ use crate::exit::bad_input;
 /// The model, where it runs and with what steering.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ModelArgs {
-    /// Hugging Face directory of the model
+    /// Hugging Face directory of the model, or GGUF file
     #[arg(long, value_name = "DIR")]
     pub(crate) model: PathBuf,
     /// Steering to run the model with
@@ -41,11 +42,11 @@ pub(crate) struct ExecutionArgs {
 }
 
 impl ExecutionArgs {
-    /// Opens the model in `directory`.
+    /// Opens the model in `directory`, or a GGUF file.
     pub(crate) fn open(&self, directory: &Path) -> anyhow::Result<Model> {
         set_threads(self.threads)?;
         let devices = self.device.parse::<DeviceChoice>()?.open()?;
-        let has_tokenizer = directory.join("tokenizer.json").exists();
+        let has_tokenizer = is_gguf(directory) || directory.join("tokenizer.json").exists();
         let tokenizer = has_tokenizer
             .then(|| Tokenizer::open(directory))
             .transpose()?;

@@ -38,6 +38,17 @@ pub struct GgufFile {
     architecture: names::Architecture,
 }
 
+/// The size of a tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TensorSize {
+    /// The count of its numbers.
+    pub elements: usize,
+    /// The bytes that they are stored in.
+    pub bytes: usize,
+    /// How they are stored.
+    pub format: BlockFormat,
+}
+
 impl GgufFile {
     /// Opens a GGUF file; of the tensors only the places are read.
     ///
@@ -78,6 +89,33 @@ impl GgufFile {
     /// Returns the file's path.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Returns the sizes of the tensors that are weights.
+    ///
+    /// # Errors
+    /// [`ModelError::GgufTensor`] for one that is stored in a format that is not read.
+    pub fn weights(&self) -> Result<Vec<TensorSize>> {
+        let tensors = self.header.tensors.iter();
+        let weights =
+            tensors.filter(|(name, _)| !names::FREQUENCY_TENSORS.contains(&name.as_str()));
+        let size = |(name, info): (&String, &TensorInfo)| {
+            let refuse = |message: String| self.refuse_tensor(name, message);
+            let format = BlockFormat::of_number(info.format).map_err(refuse)?;
+            let elements = info
+                .shape
+                .iter()
+                .try_fold(1, |product: usize, &size| product.checked_mul(size));
+            let sizes = elements.and_then(|elements| Some((elements, format.bytes_of(elements)?)));
+            let (elements, bytes) =
+                sizes.ok_or_else(|| refuse("is not whole blocks of its format".to_owned()))?;
+            Ok(TensorSize {
+                elements,
+                bytes,
+                format,
+            })
+        };
+        weights.map(size).collect()
     }
 
     /// Returns the error for a key of the metadata.

@@ -583,7 +583,8 @@ impl<F: Form> Weights<F> {
         let hidden = config.hidden_size;
         let embed_tokens = if config.tie_word_embeddings && checkpoint.contains("lm_head.weight") {
             let embed_tokens = Projection::read(&mut checkpoint, &[embedding], hidden, false)?;
-            let stored = Projection::read(&mut checkpoint, &[head.clone()], hidden, false)?;
+            let stored =
+                Projection::read(&mut checkpoint, std::slice::from_ref(&head), hidden, false)?;
             if stored.weight != embed_tokens.weight {
                 return Err(ModelError::UntiedHead {
                     path: checkpoint.path.clone(),

@@ -97,17 +97,16 @@ impl InputDigests {
         self.cache.save();
     }
 
-    fn model(&mut self, folder: &Path) -> Result<ExternalInput, ArtifactError> {
+    fn model(&mut self, model: &Path) -> Result<ExternalInput, ArtifactError> {
         let mut files = BTreeMap::new();
         let mut stamps = Vec::new();
-        for name in ModelManifest::file_names(folder)? {
-            let path = folder.join(&name);
+        for (name, path) in ModelManifest::paths(model)? {
             let (known, stamp) = self.file(&path, "")?;
             files.insert(name, known.digest);
             stamps.push((path, stamp));
         }
         Ok(ExternalInput {
-            path: folder.to_owned(),
+            path: model.to_owned(),
             digest: ModelManifest::of_files(files).digest,
             stamps,
         })

@@ -7,6 +7,7 @@
 //! the same bits as that of a [`PackedLinear`](super::linear::PackedLinear) of the unpacked weights.
 
 mod format;
+mod unpack;
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -372,7 +373,7 @@ struct PanelProduct<'a> {
     scratch: &'a mut Scratch,
     write: Write,
     /// `[rows, out_features]`.
-    out: SharedSlice<'a>,
+    out: SharedSlice<'a, f32>,
 }
 
 impl Kernel for PanelProduct<'_> {
@@ -422,7 +423,8 @@ impl PanelProduct<'_> {
                     Some((format, blocks)) => {
                         let bytes =
                             |inputs: usize| inputs / format.block_len() * format.block_bytes();
-                        format.unpack(&blocks[bytes(run.start)..bytes(run.end)], values);
+                        let blocks = &blocks[bytes(run.start)..bytes(run.end)];
+                        unpack::unpack(format, blocks, values);
                     }
                     None => values.fill(0.0),
                 }
