@@ -153,6 +153,11 @@ impl<const BF16: bool> Lanes for Avx512<BF16> {
     }
 
     #[inline(always)]
+    fn prefetch(self, line: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) }
+    }
+
+    #[inline(always)]
     fn exp2_of_shifted(self, shifted: Self::V) -> Self::V {
         unsafe {
             let exponent = _mm512_slli_epi32::<23>(_mm512_castps_si512(shifted));
