@@ -372,7 +372,7 @@ struct PanelProduct<'a> {
     scratch: &'a mut Scratch,
     write: Write,
     /// `[rows, out_features]`.
-    out: SharedSlice<'a>,
+    out: SharedSlice<'a, f32>,
 }
 
 impl Kernel for PanelProduct<'_> {
