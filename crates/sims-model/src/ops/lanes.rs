@@ -52,6 +52,11 @@ pub trait Lanes: Copy {
     /// Returns `2^n` for whole `n` from -126 to 127, given `n` plus [`ROUNDING_SHIFT`].
     fn exp2_of_shifted(self, shifted: Self::V) -> Self::V;
 
+    /// Asks for a line of memory to be brought to the second-level cache, where a machine can be asked; any
+    /// address will do.
+    #[inline(always)]
+    fn prefetch(self, _line: *const u8) {}
+
     /// Multiplies pairs of bf16: adds to `sums[r][w]` the product of the upper halves of `x[r]` and `weights[w]`,
     /// then that of the lower halves.
     ///

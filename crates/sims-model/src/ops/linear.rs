@@ -18,6 +18,12 @@ use crate::weights::Projection;
 /// Outputs of one panel.
 const PANEL: usize = 64;
 
+/// Bytes of a line of the cache.
+const LINE: usize = 64;
+
+/// Bytes of half a [`PanelRow`]. The first two tiles of a panel fetch the next one, a half each.
+const HALF: usize = 2 * LINE;
+
 /// A linear layer whose weights are packed for the CPU, in f32 or bf16.
 pub struct PackedLinear {
     in_features: usize,
@@ -180,6 +186,7 @@ impl PackedLinear {
                 x,
                 first: panel * PANEL,
                 weights: &weights[panel * n..(panel + 1) * n],
+                next: weights.as_ptr().wrapping_add((panel + 1) * n),
                 write,
                 out,
             });
@@ -260,6 +267,8 @@ struct PanelProduct<'a, P: PanelRow> {
     first: usize,
     /// One element a step of the sums.
     weights: &'a [P],
+    /// Where the next panel's weights start, if there is one.
+    next: *const P,
     write: Write,
     /// `[rows, out_features]`.
     out: SharedSlice<'a, f32>,
@@ -278,15 +287,18 @@ impl<P: PanelRow> Kernel for PanelProduct<'_, P> {
             // Rows are shared out evenly: a tile of few has not sums enough for the multiplier's latency, for
             // which a row alone takes all 64 outputs at once.
             let tile_rows = (rows - row).div_ceil(tiles - tile);
+            let next = self
+                .next
+                .wrapping_byte_add(tile.min(1) * HALF * self.weights.len());
             match tile_rows {
-                1 => self.tile::<L, 1, 4>(lanes, row),
-                2 if L::SUMS < 24 => self.tile::<L, 2, 2>(lanes, row),
-                3 if L::SUMS < 24 => self.tile::<L, 3, 2>(lanes, row),
-                2 => self.tile::<L, 2, 4>(lanes, row),
-                3 => self.tile::<L, 3, 4>(lanes, row),
-                4 => self.tile::<L, 4, 4>(lanes, row),
-                5 => self.tile::<L, 5, 4>(lanes, row),
-                _ => self.tile::<L, 6, 4>(lanes, row),
+                1 => self.tile::<L, 1, 4>(lanes, row, next),
+                2 if L::SUMS < 24 => self.tile::<L, 2, 2>(lanes, row, next),
+                3 if L::SUMS < 24 => self.tile::<L, 3, 2>(lanes, row, next),
+                2 => self.tile::<L, 2, 4>(lanes, row, next),
+                3 => self.tile::<L, 3, 4>(lanes, row, next),
+                4 => self.tile::<L, 4, 4>(lanes, row, next),
+                5 => self.tile::<L, 5, 4>(lanes, row, next),
+                _ => self.tile::<L, 6, 4>(lanes, row, next),
             }
             row += tile_rows;
         }
@@ -295,8 +307,11 @@ impl<P: PanelRow> Kernel for PanelProduct<'_, P> {
 
 impl<P: PanelRow> PanelProduct<'_, P> {
     /// Computes `R` rows from `row` on, `W` times sixteen outputs at a time.
+    ///
+    /// Several rows take longer to compute than the weights to arrive, so meanwhile the half panel at `next` is
+    /// fetched. One row waits for its own weights, which the machine foresees.
     #[inline(always)]
-    fn tile<L: Lanes, const R: usize, const W: usize>(&self, lanes: L, row: usize) {
+    fn tile<L: Lanes, const R: usize, const W: usize>(&self, lanes: L, row: usize, next: *const P) {
         let n = self.weights.len();
         let rows = self.x[row * n..(row + R) * n].as_ptr();
         for first in (0..PANEL / LANES).step_by(W) {
@@ -308,6 +323,11 @@ impl<P: PanelRow> PanelProduct<'_, P> {
             for (i, weights) in self.weights.iter().enumerate() {
                 // SAFETY: `rows` starts `R` rows of `n` elements, and `i` is below `n`.
                 let x = std::array::from_fn(|r| unsafe { *rows.add(r * n + i) });
+                if R > 1 {
+                    let line = next.wrapping_byte_add(i * HALF);
+                    lanes.prefetch(line.cast());
+                    lanes.prefetch(line.wrapping_byte_add(LINE).cast());
+                }
                 weights.mul_add::<L, R, W>(lanes, first, x, &mut sums);
             }
             for (r, sums) in sums.iter().enumerate() {

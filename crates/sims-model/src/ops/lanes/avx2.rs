@@ -136,6 +136,11 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
+    fn prefetch(self, line: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) }
+    }
+
+    #[inline(always)]
     fn exp2_of_shifted(self, shifted: Self::V) -> Self::V {
         unsafe {
             let one = _mm256_set1_epi32(1f32.to_bits().cast_signed());

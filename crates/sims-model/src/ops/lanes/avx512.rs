@@ -110,7 +110,8 @@ impl<const BF16: bool> Lanes for Avx512<BF16> {
                 let x = _mm512_set1_epi32(x[r].cast_signed());
                 for w in 0..W {
                     // Sixteen lanes of two bf16 have no type of their own to be loaded as.
-                    let (x, pair) = (transmute(x), transmute(pairs[w]));
+                    let x = transmute::<__m512i, __m512bh>(x);
+                    let pair = transmute::<__m512i, __m512bh>(pairs[w]);
                     sums[r][w] = _mm512_dpbf16_ps(sums[r][w], x, pair);
                 }
             }
@@ -150,6 +151,11 @@ impl<const BF16: bool> Lanes for Avx512<BF16> {
     #[inline(always)]
     fn min(self, a: Self::V, b: Self::V) -> Self::V {
         unsafe { _mm512_min_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, line: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) }
     }
 
     #[inline(always)]
