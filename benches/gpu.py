@@ -267,21 +267,28 @@ def make():
     return {"parameters": total}
 
 
-def our_bench(*arguments):
-    common = ["bench", "--model", BIG, "--json", "--device", DEVICE, "--dtype", BIG_DTYPE, "--temperature", "1"]
+def our_bench(command, *arguments):
+    common = [command, "--model", BIG, "--json", "--device", DEVICE, "--dtype", BIG_DTYPE]
     start = time.monotonic()
     rounds = sims(*common, *arguments)
     return {"rounds": rounds, "seconds_with_loading": round(time.monotonic() - start, 2)}
 
 
 def sampling():
-    lengths = ["--prompt-tokens", PROMPT, "--new-tokens", NEW, "--prefill-rows", 8192]
-    return our_bench(*lengths, "--batch", ",".join(map(str, BATCHES)), "--rounds", 2, "--steered-layers", STEERED)
+    """Each batch without a steering and with one, a rotation with an angle network at some layers."""
+    steering = f"{WORK}/steering.safetensors"
+    digest = sims("info", BIG, "--json")[0]["digest"]
+    maker = os.path.join(os.path.dirname(os.path.abspath(__file__)), "random_model.py")
+    subprocess.run([sys.executable, maker, "steering", "hpr", str(STEERED), BIG, steering, "--digest", digest], check=True)
+    lengths = ["--prompt-tokens", PROMPT, "--new-tokens", NEW, "--prefill-rows", 8192, "--temperature", 1]
+    return our_bench("bench", *lengths, "--batch", ",".join(map(str, BATCHES)), "--rounds", 2, "--steering", steering)
 
 
 def reading():
-    lengths = ["--prompt-tokens", STATES_PROMPT, "--new-tokens", 1, "--prefill-rows", 8192]
-    return our_bench(*lengths, "--batch", STATES_BATCH, "--rounds", 3, "--states")
+    """The states of the last prompt token at every fourth layer."""
+    layers = ",".join(str(layer) for layer in range(0, SHAPE["num_hidden_layers"], 4))
+    lengths = ["--shortest", STATES_PROMPT, "--longest", STATES_PROMPT, "--sequences", STATES_BATCH, "--max-rows", 8192]
+    return our_bench("bench-extract", *lengths, "--layers", layers, "--rounds", 3)
 
 
 class Rotation:
@@ -378,7 +385,7 @@ def summary():
         result["speeds"].append(line)
     rounds = steps.get("sims_states", {}).get("rounds", [])
     if rounds and parameters:
-        tokens = max(r["prompt_tokens"] / r["seconds"] for r in rounds)
+        tokens = max(r["tokens_per_second"] for r in rounds)
         flops = 2 * (parameters - 2 * SHAPE["vocab_size"] * SHAPE["hidden_size"])
         result["states_tokens_per_second"] = tokens
         result["states_transformers"] = steps.get("reference", {}).get("states_tokens_per_second")

@@ -4,18 +4,13 @@ use std::ops::ControlFlow;
 use std::time::Instant;
 
 use serde::Serialize;
-use sims_artifact::Digest;
-use sims_model::capture::{CaptureRequest, hidden_states};
+use sims_model::Hook;
 use sims_model::generate::{BatchLimits, Progress, Request, SampleKey, SamplingParams, generate};
-use sims_model::score::ScoreLimits;
-use sims_model::{Decoder, Hook};
-use sims_steering::angle_net::{AngleNet, Linear};
-use sims_steering::{Edit, Householder, Operator, Steering, SteeringHook};
+use sims_steering::SteeringHook;
 
-use crate::exit::bad_input;
 use crate::open::{Model, ModelArgs, print_json};
 
-/// Time batched sampling, or the reading of hidden states
+/// Time batched sampling
 ///
 /// Prompts are made-up tokens of one length, all different, and no token stops a response, so that every run does the
 /// same work. One short run warms up; each measured round covers prefill and decode. With a steering, each round
@@ -44,12 +39,6 @@ pub(crate) struct Args {
     /// Prompt rows of a forward pass
     #[arg(long, value_name = "N", default_value_t = 1024)]
     prefill_rows: usize,
-    /// Steer so many layers by rotations with an angle network, all of made-up numbers
-    #[arg(long, value_name = "N", conflicts_with = "steering")]
-    steered_layers: Option<usize>,
-    /// Read the last prompt token's state at every fourth layer instead of sampling
-    #[arg(long)]
-    states: bool,
     /// Divides the logits; 0 takes the most probable token
     #[arg(long, default_value_t = 0.9)]
     temperature: f32,
@@ -75,12 +64,8 @@ struct Round {
 /// Runs the subcommand.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let (model, mut hook) = args.model.open()?;
-    if let Some(count) = args.steered_layers {
-        hook = Some(made_up_steering(&model.decoder, count)?.hook());
-    }
     for &batch in &args.batch {
         args.round(&model, hook.as_mut(), batch, 2)?;
-        args.round(&model, None, batch, 2)?;
         for round in 0..args.rounds {
             // Which one comes first alternates, lest the second profit from the first.
             let mut order = vec![false];
@@ -102,16 +87,15 @@ impl Args {
         if self.json {
             return print_json(round);
         }
-        let tokens = if self.states {
-            round.prompt_tokens
-        } else {
-            round.new_tokens
-        };
+        let Round {
+            engine,
+            seconds,
+            new_tokens,
+            new_tokens_per_second,
+            ..
+        } = round;
         print_line!(
-            "{}: {tokens} tokens in {:.3} s: {:.0} tokens/s",
-            round.engine,
-            round.seconds,
-            tokens as f64 / round.seconds
+            "{engine}: {new_tokens} tokens in {seconds:.3} s: {new_tokens_per_second:.0} tokens/s"
         );
         Ok(())
     }
@@ -128,34 +112,6 @@ impl Args {
         } else {
             "sims"
         };
-        let hook = hook.map(|hook| hook as &mut dyn Hook);
-        let requests = self.requests(batch, model.decoder.config().vocab_size);
-        let start = Instant::now();
-        let (prompt_tokens, new_tokens) = if self.states {
-            (self.read_states(&model.decoder, &requests, hook)?, 0)
-        } else {
-            let done = self.sample(&model.decoder, &requests, batch, max_new_tokens, hook)?;
-            (done.prompt_tokens, done.new_tokens)
-        };
-        let seconds = start.elapsed().as_secs_f64();
-        Ok(Round {
-            engine,
-            batch,
-            seconds,
-            prompt_tokens,
-            new_tokens,
-            new_tokens_per_second: new_tokens as f64 / seconds,
-        })
-    }
-
-    fn sample(
-        &self,
-        decoder: &Decoder,
-        requests: &[Request],
-        batch: usize,
-        max_new_tokens: usize,
-        hook: Option<&mut dyn Hook>,
-    ) -> anyhow::Result<Progress> {
         let sampling = SamplingParams {
             temperature: self.temperature,
             max_new_tokens,
@@ -168,43 +124,29 @@ impl Args {
             max_prefill_rows: self.prefill_rows,
             max_slots: BatchLimits::default().max_slots.max(slots),
         };
+        let requests = self.requests(batch, model.decoder.config().vocab_size);
         let mut done = Progress::default();
+        let start = Instant::now();
         generate(
-            decoder,
-            requests,
+            &model.decoder,
+            &requests,
             &sampling,
             &limits,
-            hook,
+            hook.map(|hook| hook as &mut dyn Hook),
             &mut |progress| {
                 done = progress;
                 ControlFlow::Continue(())
             },
         )?;
-        Ok(done)
-    }
-
-    /// Returns the number of prompt tokens computed.
-    fn read_states(
-        &self,
-        decoder: &Decoder,
-        requests: &[Request],
-        hook: Option<&mut dyn Hook>,
-    ) -> anyhow::Result<usize> {
-        let layers: Vec<usize> = (0..decoder.config().num_hidden_layers).step_by(4).collect();
-        let requests: Vec<CaptureRequest> = requests
-            .iter()
-            .map(|request| CaptureRequest {
-                tokens: request.prompt.clone(),
-                positions: vec![request.prompt.len() - 1],
-                edit_from: request.prompt.len() - 1,
-            })
-            .collect();
-        let limits = ScoreLimits {
-            max_rows: self.prefill_rows,
-        };
-        let sink = &mut |_| ControlFlow::Continue(());
-        let count = hidden_states(decoder, &requests, &layers, &limits, hook, sink)?;
-        Ok(count.computed)
+        let seconds = start.elapsed().as_secs_f64();
+        Ok(Round {
+            engine,
+            batch,
+            seconds,
+            prompt_tokens: done.prompt_tokens,
+            new_tokens: done.new_tokens,
+            new_tokens_per_second: done.new_tokens as f64 / seconds,
+        })
     }
 
     /// Prompts that the script for the other engine makes too.
@@ -222,40 +164,4 @@ impl Args {
         };
         (0..prompts).map(request).collect()
     }
-}
-
-/// A rotation with an angle network at `count` layers spread over the decoder.
-fn made_up_steering(decoder: &Decoder, count: usize) -> anyhow::Result<Steering> {
-    let config = decoder.config();
-    let (hidden, layers) = (config.hidden_size, config.num_hidden_layers);
-    if count == 0 || count > layers {
-        return Err(bad_input(format!(
-            "{count} layers cannot be steered in a model of {layers}"
-        )));
-    }
-    let numbers = |name: &str, count: usize, scale: f64| -> Vec<f32> {
-        let key = SampleKey::new(1, 0, name, 0);
-        (0..count as u64)
-            .map(|i| (scale * (2.0 * key.uniform(i) - 1.0)) as f32)
-            .collect()
-    };
-    let linear = |depth: usize| {
-        let inputs = hidden >> depth;
-        let outputs = if depth == 3 { 1 } else { inputs / 2 };
-        Linear {
-            weight: numbers("weight", inputs * outputs, 1.0 / (inputs as f64).sqrt()),
-            bias: vec![0.0; outputs],
-        }
-    };
-    let net = AngleNet {
-        layers: (0..4).map(linear).collect(),
-    };
-    let mut steering = Steering::identity(Digest::of_bytes(b"bench"), hidden, layers);
-    for index in 0..count {
-        let normal = numbers(&index.to_string(), hidden, 1.0);
-        let householder = Householder::faithful(normal, net.clone(), 1.0)?;
-        let edit = Edit::new(Operator::Householder(householder));
-        steering.push(index * layers / count, edit)?;
-    }
-    Ok(steering)
 }

@@ -36,6 +36,9 @@ pub(crate) struct Args {
     /// Tokens of the longest sequence
     #[arg(long, value_name = "N", default_value_t = 128)]
     longest: usize,
+    /// Rows of a forward pass
+    #[arg(long, value_name = "N", default_value_t = 1024)]
+    max_rows: usize,
     /// Measured rounds
     #[arg(long, value_name = "N", default_value_t = 1)]
     rounds: usize,
@@ -90,7 +93,9 @@ impl Args {
             &model.decoder,
             &requests,
             &self.layers,
-            &ScoreLimits::default(),
+            &ScoreLimits {
+                max_rows: self.max_rows,
+            },
             hook.map(|hook| hook as &mut dyn Hook),
             &mut |found| {
                 states.push(found.layers);

@@ -201,6 +201,16 @@ impl Checkpoint {
                 });
             }
         }
+        // What was read is copied: without this the pages of the whole file stay resident beside the copy.
+        #[cfg(unix)]
+        // SAFETY: the mapping is a file's and never written; a page that is read again comes from the file.
+        let _ = unsafe {
+            shard.bytes.unchecked_advise_range(
+                memmap2::UncheckedAdvice::DontNeed,
+                shard.data_start + info.data_offsets.0,
+                data.len(),
+            )
+        };
         let read = &mut values[start..];
         if self.dtype == Dtype::Bf16 {
             read.iter_mut()

@@ -80,23 +80,24 @@ impl PackedLinear {
             (0..out_features.div_ceil(PANEL)).flat_map(inputs)
         };
         let panels = match dtype {
-            Dtype::F32 => Panels::F32(
-                rows(1)
-                    .map(|(panel, input)| {
-                        std::array::from_fn(|lane| panel_weight(panel, input, lane))
+            Dtype::F32 => Panels::F32({
+                let mut all = Vec::with_capacity(out_features.div_ceil(PANEL) * in_features);
+                all.extend(rows(1).map(|(panel, input)| {
+                    std::array::from_fn(|lane| panel_weight(panel, input, lane))
+                }));
+                all
+            }),
+            Dtype::Bf16 => Panels::Bf16({
+                let mut all =
+                    Vec::with_capacity(out_features.div_ceil(PANEL) * in_features.div_ceil(2));
+                all.extend(rows(2).map(|(panel, input)| {
+                    std::array::from_fn(|lane| {
+                        let weight = |input| panel_weight(panel, input, lane);
+                        bf16::pair(weight(input), weight(input + 1))
                     })
-                    .collect(),
-            ),
-            Dtype::Bf16 => Panels::Bf16(
-                rows(2)
-                    .map(|(panel, input)| {
-                        std::array::from_fn(|lane| {
-                            let weight = |input| panel_weight(panel, input, lane);
-                            bf16::pair(weight(input), weight(input + 1))
-                        })
-                    })
-                    .collect(),
-            ),
+                }));
+                all
+            }),
         };
         Self {
             in_features,

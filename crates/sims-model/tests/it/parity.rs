@@ -175,11 +175,12 @@ fn plain_bf16_is_f32_arithmetic_on_rounded_weights() {
 
 /// The CPU's kernels round the inputs of linear layers too.
 ///
-/// Where a row's choice of experts is on the verge, rounding may change it, and the row with it: of models with
-/// experts three rows of four are held to the bound. Gemma 3, normalised after each half of a block, is given half as
-/// much again: transformers' own bf16 is 4 % away there.
+/// The bound against transformers on the rounded weights is 2 %, and half as much again against f32, where the
+/// rounding of the weights comes on top. Gemma 3, normalised after each half of a block, is given as much: transformers'
+/// own bf16 is 4 % away there. Where a row's choice of experts is on the verge, rounding may change it, and the row with
+/// it: of models with experts three rows of four are held to the bound.
 #[test]
-fn bf16_moves_logits_by_two_percent_at_most() {
+fn bf16_moves_logits_by_two_percent() {
     for name in NAMES {
         let fixture = Fixture::open(name);
         let prompts = fixture.prompts();
@@ -205,7 +206,7 @@ fn bf16_moves_logits_by_two_percent_at_most() {
             } else {
                 relative_distance(&found.concat(), &expected.concat())
             };
-            let bound = if name.starts_with("gemma3") {
+            let bound = if name.starts_with("gemma3") || reference == "f32" {
                 3e-2
             } else {
                 2e-2
