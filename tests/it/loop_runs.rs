@@ -42,6 +42,22 @@ fn a_second_run_does_nothing_and_a_change_runs_only_what_depends_on_it() {
 }
 
 #[test]
+fn a_plan_tells_the_memory_of_the_model() {
+    let workspace = Workspace::new();
+    let pipeline = small_pipeline(&workspace, "rounds: 1\n");
+    let plan = workspace.json(&["plan", pipeline.to_str().expect("temporary paths are text")]);
+    let memory = |stage: &str| {
+        let mut stages = plan.as_array().expect("one object a stage").iter();
+        let found = stages.find(|found| found["stage"] == stage);
+        found.expect("the stage is planned")["memory"].as_u64()
+    };
+    // 1.24 M parameters of 4 bytes, and at least one sequence of 256 tokens with 6 layers' keys and values.
+    let least = 4_973_056 + 256 * 6 * 2 * 128 * 4;
+    assert!(memory("sample").is_some_and(|bytes| (least..1 << 30).contains(&bytes)));
+    assert_eq!(memory("rank"), None);
+}
+
+#[test]
 fn the_tables_of_a_round_join() {
     let workspace = Workspace::new();
     let pipeline = small_pipeline(&workspace, "rounds: 1\n");

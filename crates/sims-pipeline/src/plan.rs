@@ -191,6 +191,19 @@ impl Plan {
         &self.node(index).program
     }
 
+    /// Returns the model that the instance at `index` reads, if it reads one.
+    pub fn model(&self, index: usize) -> Option<&Path> {
+        let roles = &self.node(index).program.description.inputs;
+        let inputs = self.instances[index].inputs.iter();
+        inputs
+            .filter(|(role, _)| roles[role].schema == MODEL)
+            .flat_map(|(_, feeds)| feeds)
+            .find_map(|feed| match feed {
+                InstanceFeed::External(file) => Some(file.path.as_path()),
+                InstanceFeed::Output { .. } => None,
+            })
+    }
+
     /// Returns the stage that the instance at `index` is a run of.
     pub(crate) fn node(&self, index: usize) -> &PlannedNode {
         &self.nodes[self.instances[index].node]

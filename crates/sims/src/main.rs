@@ -8,6 +8,7 @@ mod exit;
 mod explain;
 mod external;
 mod fsck;
+mod model_memory;
 mod plan;
 mod progress_bar;
 mod run;

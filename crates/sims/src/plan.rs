@@ -9,7 +9,7 @@ use sims_pipeline::{Outlook, StageOutlook};
 use crate::exit::Exit;
 use crate::text_table::text_table;
 use crate::workspace::{Execution, PipelineOptions, Workspace};
-use crate::{print, say};
+use crate::{model_memory, print, say};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  sims plan pipelines/quickstart.yaml\n  \
@@ -57,8 +57,14 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
         return Ok(Exit::Success);
     }
     let stages = plan.outlook(&store, &options)?;
+    let models = model_memory::of_plan(&plan);
     if arguments.options.json {
-        print(&stages_as_json(&stages).to_string());
+        let mut list = stages_as_json(&stages);
+        for (index, stage) in list.as_array_mut().into_iter().flatten().enumerate() {
+            let memory = plan.model(index).and_then(|model| models.get(model));
+            stage["memory"] = json!(memory.map(|memory| memory.planned_bytes));
+        }
+        print(&list.to_string());
         return Ok(Exit::Success);
     }
     print(&stages_as_table(&stages));
@@ -77,6 +83,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
         line.push_str(&format!("; about {seconds:.0} s, from earlier runs"));
     }
     say(&line);
+    for (model, memory) in &models {
+        say(&model_memory::in_words(model, memory));
+    }
     Ok(Exit::Success)
 }
 
