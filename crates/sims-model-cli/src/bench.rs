@@ -123,6 +123,7 @@ impl Args {
             max_sequences: batch,
             max_prefill_rows: self.prefill_rows,
             max_slots: BatchLimits::default().max_slots.max(slots),
+            ..BatchLimits::default()
         };
         let requests = self.requests(batch, model.decoder.config().vocab_size);
         let mut done = Progress::default();

@@ -1,4 +1,4 @@
-//! The Llama-family decoder with hooks: config, weights, tokenizer, KV cache, generation.
+//! One decoder with hooks for many model families: config, weights, tokenizer, KV cache, generation.
 //!
 //! Start at [`LanguageModel`], which opens a Hugging Face directory, and at [`Decoder::forward`],
 //! which is the whole computation. Rows of many sequences are laid one after another without

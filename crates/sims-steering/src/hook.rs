@@ -6,6 +6,7 @@ use crate::operator::{Edit, EditCounts, Operator};
 use crate::real::norm;
 use crate::steering::Steering;
 use candle_core::{CpuStorage, Device, Storage, Tensor, WithDType};
+use rayon::prelude::*;
 use sims_model::gpu::Launcher;
 use sims_model::{Hook, ModelError, Segment};
 use std::collections::BTreeMap;
@@ -170,14 +171,26 @@ impl SteeringHook {
     /// Edits rows, and counts and measures them unless they ran before.
     fn edit_rows(&mut self, layer: usize, rows: &mut [f32], counts: bool) {
         let before = (counts && self.sizes.is_some()).then(|| rows.to_vec());
-        let mut uncounted = EditCounts::default();
-        let counts = if counts {
-            &mut self.counts
-        } else {
-            &mut uncounted
+        let edits = self.layers.get(&layer).map_or(&[][..], Vec::as_slice);
+        let apply = |rows: &mut [f32]| {
+            let mut counts = EditCounts::default();
+            edits
+                .iter()
+                .for_each(|edit| edit.apply(rows, 1.0, &mut counts));
+            counts
         };
-        for edit in self.layers.get(&layer).map_or(&[][..], Vec::as_slice) {
-            edit.apply(rows, 1.0, counts);
+        // Every row is edited by itself, so that threads can share out what takes longer than to start them.
+        let is_long = |edit: &Edit| matches!(edit.operator, Operator::Householder(_));
+        let share = (rows.len() / self.hidden_size).div_ceil(rayon::current_num_threads());
+        let found = if edits.iter().any(is_long) && share >= LEAST_ROWS {
+            rows.par_chunks_mut(share * self.hidden_size)
+                .map(apply)
+                .reduce(EditCounts::default, EditCounts::add)
+        } else {
+            apply(rows)
+        };
+        if counts {
+            self.counts = self.counts.add(found);
         }
         if let (Some(sizes), Some(before)) = (&mut self.sizes, before) {
             measure(sizes, &before, rows, self.hidden_size);
@@ -268,6 +281,9 @@ impl Hook for SteeringHook {
         Ok(Some(self.edit_tensor(layer, hidden, &ranges)?))
     }
 }
+
+/// Fewer rows than this are not worth a second thread.
+const LEAST_ROWS: usize = 8;
 
 /// Multiplies the steering's strength into an edit, so that a vector is ready to be added.
 fn ready(edit: &Edit, strength: f64) -> Edit {

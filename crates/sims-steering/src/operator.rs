@@ -84,6 +84,18 @@ pub struct EditCounts {
     pub capped: u64,
 }
 
+impl EditCounts {
+    /// Returns the sums of both counts.
+    #[must_use]
+    pub(crate) fn add(self, other: Self) -> Self {
+        Self {
+            rows: self.rows + other.rows,
+            edited: self.edited + other.edited,
+            capped: self.capped + other.capped,
+        }
+    }
+}
+
 /// One step of a layer's steering.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Edit {
