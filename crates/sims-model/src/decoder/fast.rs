@@ -222,8 +222,7 @@ impl Block {
             attend(
                 set,
                 cache,
-                shared.segments,
-                rows,
+                (shared.segments, rows),
                 chunk.qkv,
                 attended,
                 Scoring {

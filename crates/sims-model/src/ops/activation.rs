@@ -65,7 +65,7 @@ impl Kernel for Gated<'_> {
 /// approximation, `x / 2 · (1 + tanh(y / 2))`, it is `√(8/π) · (x + 0.044715 x³)`.
 #[inline(always)]
 fn activate<L: Lanes>(lanes: L, activation: Activation, x: L::V) -> L::V {
-    const SQRT_8_OVER_PI: f32 = 1.595_769_1;
+    const SQRT_8_OVER_PI: f32 = 1.595_769;
     let y = match activation {
         Activation::Silu => x,
         Activation::GeluTanh => {

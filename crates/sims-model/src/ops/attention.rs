@@ -328,27 +328,24 @@ fn segments_of<'a>(
 pub fn attend(
     set: InstructionSet,
     cache: &LayerCache,
-    segments: &[Segment],
-    rows: Range<usize>,
+    (segments, rows): (&[Segment], Range<usize>),
     qkv: &[f32],
     out: &mut [f32],
     scoring: Scoring,
     (spread, scratch): (Spread, &ScratchPool),
 ) {
-    let all = (spread, scratch);
+    let (of, threads) = ((segments, rows), (spread, scratch));
     match cache {
-        LayerCache::F32(cache) => attend_slots(set, cache, segments, rows, qkv, out, scoring, all),
-        LayerCache::Bf16(cache) => attend_slots(set, cache, segments, rows, qkv, out, scoring, all),
+        LayerCache::F32(cache) => attend_slots(set, cache, of, qkv, out, scoring, threads),
+        LayerCache::Bf16(cache) => attend_slots(set, cache, of, qkv, out, scoring, threads),
     }
 }
 
 /// As [`attend`], for one type of numbers.
-#[expect(clippy::too_many_arguments, reason = "those of `attend`")]
 fn attend_slots<T: Stored>(
     set: InstructionSet,
     cache: &Slots<T>,
-    segments: &[Segment],
-    rows: Range<usize>,
+    (segments, rows): (&[Segment], Range<usize>),
     qkv: &[f32],
     out: &mut [f32],
     scoring: Scoring,

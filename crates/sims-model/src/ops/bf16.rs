@@ -168,7 +168,7 @@ mod tests {
             let bits = match exponent {
                 Some(exponent) => bits & 0x807f_ffff | (exponent + bits % 8) << 23,
                 // No product or sum of these overflows: infinities of either sign would make a NaN.
-                None => bits % 0x5800_0000 | bits & 0x8000_0000,
+                None => (bits % 0x5800_0000) | (bits & 0x8000_0000),
             };
             f32::from_bits(if bits % 16 == 0 {
                 bits & 0x807f_0000
