@@ -68,7 +68,7 @@ impl Stage for Extract {
     const EXAMPLES: &'static str = "Examples:
   sims-extract --pairs pairs.parquet --prompts train.parquet --model data/tiny --out states
   sims-extract --pairs pairs.parquet --prompts train.parquet --model data/tiny --steering accepted.safetensors --positions response --layers 3,4 --out states";
-    const BEHAVIOUR: u32 = 2;
+    const BEHAVIOUR: u32 = 3;
     const NUMERICS: Numerics = Numerics::Model(numerics_class);
     type Params = ExtractParams;
 

@@ -74,7 +74,7 @@ impl Stage for Judge {
         "Compares responses pairwise with the frozen model as its own judge";
     const EXAMPLES: &'static str = "Example:
   sims-judge --prompts train.parquet --responses responses.parquet --model data/tiny --meets 4 --out judged";
-    const BEHAVIOUR: u32 = 2;
+    const BEHAVIOUR: u32 = 3;
     const NUMERICS: Numerics = Numerics::Model(numerics_class);
     type Params = JudgeParams;
 

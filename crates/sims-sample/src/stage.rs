@@ -67,7 +67,7 @@ impl Stage for Sample {
     const EXAMPLES: &'static str = "Examples:
   sims-sample --prompts train.parquet --model data/tiny --samples 10 --out base
   sims-sample --prompts train.parquet --model data/tiny --steering accepted.safetensors --shard-size 500 --round 2 --out r2";
-    const BEHAVIOUR: u32 = 1;
+    const BEHAVIOUR: u32 = 2;
     const NUMERICS: Numerics = Numerics::Model(numerics_class);
     type Params = SampleParams;
 

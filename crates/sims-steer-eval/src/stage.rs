@@ -35,7 +35,7 @@ impl Stage for SteerEval {
     const EXAMPLES: &'static str = "Examples:
   sims-steer-eval --prompts validation.parquet --model data/tiny --steering steering.safetensors --out evaluated
   sims-steer-eval --prompts eval.parquet --model data/tiny --steering accepted.safetensors --gate none --out test";
-    const BEHAVIOUR: u32 = 3;
+    const BEHAVIOUR: u32 = 4;
     const NUMERICS: Numerics = Numerics::Model(numerics_class);
     type Params = SteerEvalParams;
 

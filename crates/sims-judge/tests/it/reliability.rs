@@ -35,7 +35,7 @@ fn the_stage_describes_both_outputs() {
         .output()
         .unwrap();
     let description: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(description["behaviour"], 2);
+    assert_eq!(description["behaviour"], 3);
     assert_eq!(description["outputs"]["judgments"]["schema"], "judgments@1");
     assert_eq!(description["outputs"]["reliability"]["schema"], "metrics@1");
     let params = &description["params"]["properties"];
