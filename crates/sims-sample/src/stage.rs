@@ -1,10 +1,11 @@
 //! The stage: tables in, table out.
 
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 
 use anyhow::Context;
 use sims_artifact::tables::ResponseRow;
-use sims_artifact::{Digest, ModelManifest};
+use sims_artifact::{Digest, ModelManifest, read_table};
 use sims_model::generate::{BatchLimits, Progress, SamplingParams};
 use sims_model::language_model::set_threads;
 use sims_model::{
@@ -69,6 +70,7 @@ impl Stage for Sample {
   sims-sample --prompts train.parquet --model data/tiny --steering accepted.safetensors --shard-size 500 --round 2 --out r2";
     const BEHAVIOUR: u32 = 2;
     const NUMERICS: Numerics = Numerics::Model(numerics_class);
+    const PARTS: bool = true;
     type Params = SampleParams;
 
     fn inputs() -> Vec<Role> {
@@ -101,6 +103,7 @@ impl Stage for Sample {
             .selection()
             .of(io.read("prompts")?)
             .map_err(bad_input)?;
+        let prompts = io.part_of(prompts);
         let model = load_model(io, params.dtype)?;
         let steering = open_steering(io)?;
         let prompts =
@@ -121,6 +124,14 @@ impl Stage for Sample {
         let hook = hook.as_mut().map(|hook| hook as &mut dyn Hook);
         let rows = draw(&model, &prompts, &draws, hook, io)?;
         report(&rows, io);
+        io.write("responses", &rows)
+    }
+
+    fn join(io: &mut StageIo, parts: &[PathBuf]) -> anyhow::Result<()> {
+        let mut rows: Vec<ResponseRow> = Vec::new();
+        for part in parts {
+            rows.extend(read_table::<ResponseRow>(&part.join("responses.parquet"))?);
+        }
         io.write("responses", &rows)
     }
 }
@@ -243,7 +254,7 @@ fn report(rows: &[ResponseRow], io: &mut StageIo) {
     let empty = rows.iter().filter(|row| row.text.trim().is_empty()).count();
     io.count("responses_truncated", truncated as f64);
     io.count("responses_empty", empty as f64);
-    if truncated == rows.len() {
+    if truncated == rows.len() && !rows.is_empty() {
         io.warn("no response ended by itself; max-new-tokens may be too small, or the model has no end token");
     }
 }

@@ -71,7 +71,7 @@ impl Numerics {
     pub fn class(self, device: &str) -> &'static str {
         match self {
             Self::Exact => "",
-            Self::Model(class_of) => class_of(device),
+            Self::Model(class_of) => class_of(crate::parts::devices(device)[0]),
         }
     }
 }

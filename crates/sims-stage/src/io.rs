@@ -10,6 +10,7 @@ use sims_artifact::{Table, read_table, write_table};
 
 use crate::describe::{Role, extension};
 use crate::exit::Interrupted;
+use crate::parts::{self, Part};
 use crate::progress::{Progress, ProgressMode};
 use crate::summary::Summary;
 
@@ -24,6 +25,7 @@ pub struct StageIo {
     pub(crate) work: PathBuf,
     pub(crate) progress: ProgressMode,
     pub(crate) device: String,
+    pub(crate) part: Part,
     pub(crate) threads: usize,
     pub(crate) batch_size: usize,
     pub(crate) summary: Summary,
@@ -94,9 +96,21 @@ impl StageIo {
         *self.summary.counts.entry(name.to_owned()).or_insert(0.0) += value;
     }
 
-    /// Returns the device asked for: `auto`, `cpu` or `cuda[:N[,M]]`.
+    /// Returns the device asked for: `auto`, `cpu` or `cuda[:N[,M]]`; of several that take parts, the first.
     pub fn device(&self) -> &str {
-        &self.device
+        parts::devices(&self.device)[0]
+    }
+
+    /// Returns the items that this process is to work on: a run of them, where the stage runs in parts.
+    ///
+    /// The parts' tables one after another have to be what the whole would write.
+    pub fn part_of<T>(&self, items: Vec<T>) -> Vec<T> {
+        let range = self.part.range(items.len());
+        items
+            .into_iter()
+            .skip(range.start)
+            .take(range.len())
+            .collect()
     }
 
     /// Returns the number of worker threads.

@@ -15,6 +15,7 @@ mod describe;
 mod exit;
 mod io;
 mod params;
+mod parts;
 mod progress;
 mod run;
 mod summary;

@@ -14,6 +14,7 @@ use serde::Serialize;
 use crate::describe::{Description, Numerics, Role, extension};
 use crate::exit::{BadInput, Interrupted, code_of};
 use crate::io::{INTERRUPTED, StageIo};
+use crate::parts::{self, Part};
 use crate::progress::ProgressMode;
 use crate::summary::Summary;
 
@@ -29,6 +30,9 @@ pub trait Stage {
     const BEHAVIOUR: u32;
     /// What the output bytes depend on beside inputs and parameters.
     const NUMERICS: Numerics;
+    /// Whether the work can be done in parts, one a device: every item by itself, taken with
+    /// [`StageIo::part_of`], and tables that joined in order are the whole's.
+    const PARTS: bool = false;
     /// The parameters, made with [`crate::params!`].
     type Params: Args + Serialize + JsonSchema;
 
@@ -37,6 +41,15 @@ pub trait Stage {
 
     /// The outputs.
     fn outputs() -> Vec<Role>;
+
+    /// Writes the outputs of the whole from those of the parts, whose folders are given in order.
+    ///
+    /// # Errors
+    /// If a part's output cannot be read or the whole's not be written; stages without [`PARTS`](Self::PARTS) have none.
+    fn join(io: &mut StageIo, parts: &[PathBuf]) -> anyhow::Result<()> {
+        let _ = (io, parts);
+        anyhow::bail!("the {} stage has no parts", Self::NAME)
+    }
 
     /// Does the work: reads the inputs and writes every output.
     ///
@@ -64,7 +77,11 @@ fn command<S: Stage>() -> Command {
     let device = Arg::new("device")
         .long("device")
         .default_value("auto")
-        .help("Where to compute: auto, cpu or cuda[:N[,M]]");
+        .help(if S::PARTS {
+            "Where to compute: auto, cpu or cuda[:N[,M]]; cuda:0+cuda:1 gives each a part of the work"
+        } else {
+            "Where to compute: auto, cpu or cuda[:N[,M]]; of several with a + between, the first"
+        });
     let mut command = Command::new(S::NAME)
         .display_name(program_name().unwrap_or_else(|| S::NAME.to_owned()))
         .version(env!("CARGO_PKG_VERSION"))
@@ -110,6 +127,13 @@ fn command<S: Stage>() -> Command {
                 )),
         )
         .arg(device)
+        .args(S::PARTS.then(|| {
+            Arg::new("part")
+                .long("part")
+                .value_name("I/N")
+                .value_parser(value_parser!(Part))
+                .help("Do the I-th of N parts of the work")
+        }))
         .arg(
             Arg::new("threads")
                 .long("threads")
@@ -165,7 +189,18 @@ fn run<S: Stage>(matches: &ArgMatches) -> anyhow::Result<()> {
         }
     })
     .context("cannot handle Ctrl-C")?;
-    S::run(&params, &mut io)?;
+    let device = io.device.clone();
+    let devices = parts::devices(&device);
+    if S::PARTS && devices.len() > 1 {
+        let arguments = std::env::args_os()
+            .skip(1)
+            .map(|argument| argument.to_string_lossy().into_owned());
+        let arguments = parts::common_arguments(arguments);
+        let folders = parts::run(&mut io, &devices, &arguments)?;
+        S::join(&mut io, &folders)?;
+    } else {
+        S::run(&params, &mut io)?;
+    }
     if io.interrupted() {
         return Err(Interrupted.into());
     }
@@ -221,6 +256,12 @@ fn prepare<S: Stage>(matches: &ArgMatches) -> anyhow::Result<StageIo> {
         progress,
         summary: Summary::new(S::NAME, threads, &device),
         device,
+        part: if S::PARTS {
+            matches.get_one::<Part>("part").copied()
+        } else {
+            None
+        }
+        .unwrap_or(Part::WHOLE),
         threads,
         batch_size: matches.get_one::<usize>("batch-size").copied().unwrap_or(0),
     })

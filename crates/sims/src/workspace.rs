@@ -36,7 +36,7 @@ pub(crate) struct PipelineOptions {
     /// Rounds to run instead of the pipeline's
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) rounds: Option<u32>,
-    /// Where stages compute: auto, cpu, cuda, cuda:N, or cuda:N,M for layers over several
+    /// Where stages compute: auto, cpu, cuda or cuda:N; cuda:N,M spreads the layers, cuda:N+cuda:M the prompts
     #[arg(long, default_value = "auto", value_parser = device)]
     pub(crate) device: String,
     /// Print JSON on stdout, and nothing else there
@@ -50,12 +50,13 @@ fn device(text: &str) -> Result<String, String> {
         text.split(',')
             .all(|number| number.parse::<usize>().is_ok())
     };
-    let known =
-        matches!(text, "auto" | "cpu" | "cuda") || text.strip_prefix("cuda:").is_some_and(numbers);
-    if known {
+    let known = |text: &str| {
+        matches!(text, "auto" | "cpu" | "cuda") || text.strip_prefix("cuda:").is_some_and(numbers)
+    };
+    if text.split('+').all(known) {
         Ok(text.to_owned())
     } else {
-        Err("give auto, cpu, cuda, cuda:N or cuda:N,M".to_owned())
+        Err("give auto, cpu, cuda, cuda:N, cuda:N,M or cuda:N+cuda:M".to_owned())
     }
 }
 

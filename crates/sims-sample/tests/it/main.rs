@@ -4,7 +4,7 @@ mod broken;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Command, Output};
 
 use sims_artifact::tables::{Message, PromptRow, ResponseRow};
 use sims_artifact::{Digest, ModelManifest, read_table, write_table};
@@ -71,6 +71,46 @@ fn steering(model: &Path, length: f32) -> Steering {
     let edit = Edit::new(Operator::Additive(Additive::new(vector).unwrap()));
     steering.push(1, edit).unwrap();
     steering
+}
+
+/// The CPU stands in for each device.
+#[test]
+fn parts_on_several_devices_join_to_what_one_device_writes() {
+    let bench = Bench::new(&RandomModel::default(), &prompts(7));
+    let run = |out: &str, device: &str, temperature: &str| {
+        Command::new(env!("CARGO_BIN_EXE_sims-sample"))
+            .args([Path::new("--model"), &bench.model])
+            .args([Path::new("--prompts"), &bench.prompts])
+            .args([Path::new("--out"), &bench.out(out)])
+            .args(["--device", device, "--temperature", temperature])
+            .args(["--samples", "3", "--max-new-tokens", "6", "--seed", "5"])
+            .output()
+            .unwrap()
+    };
+    succeeded(&run("one", "cpu", "0.9"));
+    for devices in ["cpu+cpu", "cpu+cpu+cpu"] {
+        succeeded(&run(devices, devices, "0.9"));
+        assert_eq!(bench.bytes(devices), bench.bytes("one"), "{devices}");
+        let counts = |out: &str| summary(&bench.out(out))["counts"].clone();
+        assert_eq!(
+            counts(devices)["responses_rows"],
+            counts("one")["responses_rows"]
+        );
+        assert_eq!(counts(devices)["new_tokens"], counts("one")["new_tokens"]);
+        let left: Vec<_> = fs::read_dir(bench.out(devices)).unwrap().collect();
+        assert_eq!(
+            left.len(),
+            2,
+            "responses and summary, and nothing of the parts"
+        );
+    }
+    // What is wrong with a part is told, with its kind.
+    let output = bench.run(
+        "bad",
+        &[&with("cpu+cpu")[..], &["--temperature", "-1"]].concat(),
+    );
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("the part on cpu failed"));
 }
 
 #[test]

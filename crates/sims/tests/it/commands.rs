@@ -321,8 +321,8 @@ fn help_is_complete() {
                              workspace]
           --runs <DIR>       Folder of the views [default: runs in the pipeline's workspace]
           --rounds <N>       Rounds to run instead of the pipeline's
-          --device <DEVICE>  Where stages compute: auto, cpu, cuda, cuda:N, or cuda:N,M for layers over
-                             several [default: auto]
+          --device <DEVICE>  Where stages compute: auto, cpu, cuda or cuda:N; cuda:N,M spreads the
+                             layers, cuda:N+cuda:M the prompts [default: auto]
           --json             Print JSON on stdout, and nothing else there
           --jobs <N>         Stages that run at the same time [default: 1]
           --threads <N>      Worker threads of each stage [default: every core, shared by the jobs]
