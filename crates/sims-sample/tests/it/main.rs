@@ -105,10 +105,7 @@ fn parts_on_several_devices_join_to_what_one_device_writes() {
         );
     }
     // What is wrong with a part is told, with its kind.
-    let output = bench.run(
-        "bad",
-        &[&with("cpu+cpu")[..], &["--temperature", "-1"]].concat(),
-    );
+    let output = run("bad", "cpu+cpu", "-1");
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("the part on cpu failed"));
 }
