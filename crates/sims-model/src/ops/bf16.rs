@@ -1,6 +1,6 @@
-//! Rounding to pairs of bf16, the inputs of [`Lanes::mul_add_pairs`](super::lanes::Lanes::mul_add_pairs).
+//! Rounding to pairs of bf16, the inputs of [`Lanes::mul_add_pairs`](super::lanes::Lanes).
 //!
-//! Numbers below [`SMALLEST`] become zero, so that no instruction set meets a denormal number: a bf16 of
+//! Numbers below `SMALLEST` become zero, so that no instruction set meets a denormal number: a bf16 of
 //! that size or more is a multiple of 2^-63, a product of two such numbers of 2^-126, and so is every sum of
 //! these, before and after it is rounded. A sum that is not zero is then at least 2^-126, which is normal.
 
@@ -12,7 +12,7 @@ use super::lanes::{Kernel, Lanes};
 /// The smallest size of a number that is not zero, 2^-56 (1.4e-17).
 const SMALLEST: f32 = f32::from_bits((127 - 56) << 23);
 
-/// Returns the bf16 nearest to `x`, of two the even one; zero for a number smaller than [`SMALLEST`].
+/// Returns the bf16 nearest to `x`, of two the even one; zero for a number smaller than `SMALLEST`.
 #[inline(always)]
 pub fn round(x: f32) -> u16 {
     let bits = x.to_bits();

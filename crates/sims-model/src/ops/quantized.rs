@@ -4,7 +4,7 @@
 //! side. So for each panel of 64 outputs the blocks of 256 inputs at a time become f32 in a scratch that
 //! stays in the cache, all rows are multiplied with them, and their sums wait in memory for the next 256.
 //! Each sum adds its products in the order of the inputs, one fused multiply-add at a time: the result is
-//! the same bits as that of a [`PackedLinear`](super::linear::PackedLinear) of the unpacked weights.
+//! the same bits as that of a [`PackedLinear`] of the unpacked weights.
 
 mod format;
 mod unpack;
