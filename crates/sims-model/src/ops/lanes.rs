@@ -35,6 +35,8 @@ pub trait Lanes: Copy {
     fn load_lower_bf16(self, x: &[u32; LANES]) -> Self::V;
     /// Returns the upper halves of `x`, which are bf16.
     fn load_upper_bf16(self, x: &[u32; LANES]) -> Self::V;
+    /// Returns the whole numbers of `x`.
+    fn load_u8(self, x: &[u8; LANES]) -> Self::V;
     /// Returns `a + b`.
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     /// Returns `a - b`.
@@ -263,6 +265,7 @@ mod tests {
                 lanes.mul(a, b),
                 lanes.div(b, lanes.splat(3.0)),
                 lanes.mul_add(a, b, low),
+                lanes.load_u8(&std::array::from_fn(|lane| (lane * 17) as u8)),
                 lanes.max(a, b),
                 lanes.min(a, b),
                 low,

@@ -424,7 +424,7 @@ impl PanelProduct<'_> {
                         let bytes =
                             |inputs: usize| inputs / format.block_len() * format.block_bytes();
                         let blocks = &blocks[bytes(run.start)..bytes(run.end)];
-                        unpack::unpack(format, blocks, values);
+                        unpack::unpack(lanes, format, blocks, values);
                     }
                     None => values.fill(0.0),
                 }

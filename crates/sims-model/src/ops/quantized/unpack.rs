@@ -1,4 +1,4 @@
-//! The numbers of the common formats' blocks, by loops that compile for the instruction set around them.
+//! The numbers of the common formats' blocks, sixteen at a time.
 //!
 //! The operations and their order are the tensor library's, so that the numbers are the same bits; its own
 //! functions are compiled for every machine, and take several times as long.
@@ -7,38 +7,26 @@ use candle_core::quantized::GgmlDType;
 use half::f16;
 
 use super::BlockFormat;
+use crate::ops::lanes::{LANES, Lanes};
 
 /// Writes the numbers of whole blocks, as [`BlockFormat::unpack`] does.
 #[inline(always)]
-pub(super) fn unpack(format: BlockFormat, blocks: &[u8], out: &mut [f32]) {
+pub(super) fn unpack<L: Lanes>(lanes: L, format: BlockFormat, blocks: &[u8], out: &mut [f32]) {
     match format.dtype() {
         GgmlDType::BF16 => {
             for (bytes, out) in blocks.as_chunks::<2>().0.iter().zip(out) {
                 *out = f32::from_bits(u32::from(u16::from_le_bytes(*bytes)) << 16);
             }
         }
-        GgmlDType::Q4_0 => each(blocks, out, q4_0),
-        GgmlDType::Q4_1 => each(blocks, out, q4_1),
-        GgmlDType::Q5_0 => each(blocks, out, q5_0),
-        GgmlDType::Q5_1 => each(blocks, out, q5_1),
-        GgmlDType::Q8_0 => each(blocks, out, q8_0),
-        GgmlDType::Q4K => each(blocks, out, q4_k),
-        GgmlDType::Q5K => each(blocks, out, q5_k),
-        GgmlDType::Q6K => each(blocks, out, q6_k),
+        GgmlDType::Q8_0 => q8_0(lanes, blocks, out),
+        GgmlDType::Q4_0 => short::<L, 18>(lanes, blocks, out, None, None),
+        GgmlDType::Q4_1 => short::<L, 20>(lanes, blocks, out, Some(2), None),
+        GgmlDType::Q5_0 => short::<L, 22>(lanes, blocks, out, None, Some(2)),
+        GgmlDType::Q5_1 => short::<L, 24>(lanes, blocks, out, Some(2), Some(4)),
+        GgmlDType::Q4K => q4_k_or_q5_k::<L, 144>(lanes, blocks, out, None),
+        GgmlDType::Q5K => q4_k_or_q5_k::<L, 176>(lanes, blocks, out, Some(16)),
+        GgmlDType::Q6K => q6_k(lanes, blocks, out),
         _ => format.unpack(blocks, out),
-    }
-}
-
-/// Calls `f` with each block of `B` bytes and the room for its `N` numbers.
-#[inline(always)]
-fn each<const B: usize, const N: usize>(
-    blocks: &[u8],
-    out: &mut [f32],
-    f: impl Fn(&[u8; B], &mut [f32; N]),
-) {
-    let (blocks, out) = (blocks.as_chunks::<B>().0, out.as_chunks_mut::<N>().0);
-    for (block, out) in blocks.iter().zip(out) {
-        f(block, out);
     }
 }
 
@@ -56,131 +44,124 @@ fn bytes<const B: usize, const N: usize>(block: &[u8; B], at: usize) -> [u8; N] 
     taken
 }
 
+/// Returns sixteen bytes from byte `at` on, as one number: what is done to it is done to all.
 #[inline(always)]
-fn q4_0(block: &[u8; 18], out: &mut [f32; 32]) {
-    let (d, q) = (scale(block, 0), bytes::<18, 16>(block, 2));
-    for i in 0..16 {
-        out[i] = (i32::from(q[i] & 15) - 8) as f32 * d;
-        out[16 + i] = (i32::from(q[i] >> 4) - 8) as f32 * d;
-    }
+fn sixteen<const B: usize>(block: &[u8; B], at: usize) -> u128 {
+    u128::from_le_bytes(bytes(block, at))
 }
 
+/// Returns bits `shift..` of each of sixteen bytes, as far as `mask` has them.
 #[inline(always)]
-fn q4_1(block: &[u8; 20], out: &mut [f32; 32]) {
-    let (d, m, q) = (scale(block, 0), scale(block, 2), bytes::<20, 16>(block, 4));
-    for i in 0..16 {
-        out[i] = f32::from(q[i] & 15) * d + m;
-        out[16 + i] = f32::from(q[i] >> 4) * d + m;
-    }
+fn bits(sixteen: u128, shift: usize, mask: u8) -> u128 {
+    sixteen >> shift & u128::from_le_bytes([mask; 16])
 }
 
-/// Returns the fifth bit of each number, in its place.
+/// Unpacks Q4_0, Q4_1, Q5_0 or Q5_1: a scale, a minimum or else the middle of the range, perhaps the fifth bits of 32
+/// numbers, and their lower four.
 #[inline(always)]
-fn fifth_bits<const B: usize>(block: &[u8; B], at: usize) -> [i32; 32] {
-    let all = u32::from_le_bytes(bytes(block, at));
-    let mut bits = [0; 32];
-    for (i, bit) in bits.iter_mut().enumerate() {
-        *bit = ((all >> i & 1) << 4).cast_signed();
-    }
-    bits
-}
-
-#[inline(always)]
-fn q5_0(block: &[u8; 22], out: &mut [f32; 32]) {
-    let (d, high, q) = (
-        scale(block, 0),
-        fifth_bits(block, 2),
-        bytes::<22, 16>(block, 6),
-    );
-    for i in 0..16 {
-        out[i] = ((i32::from(q[i] & 15) | high[i]) - 16) as f32 * d;
-        out[16 + i] = ((i32::from(q[i] >> 4) | high[16 + i]) - 16) as f32 * d;
-    }
-}
-
-#[inline(always)]
-fn q5_1(block: &[u8; 24], out: &mut [f32; 32]) {
-    let (d, m) = (scale(block, 0), scale(block, 2));
-    let (high, q) = (fifth_bits(block, 4), bytes::<24, 16>(block, 8));
-    for i in 0..16 {
-        out[i] = (i32::from(q[i] & 15) | high[i]) as f32 * d + m;
-        out[16 + i] = (i32::from(q[i] >> 4) | high[16 + i]) as f32 * d + m;
-    }
-}
-
-#[inline(always)]
-fn q8_0(block: &[u8; 34], out: &mut [f32; 32]) {
-    let (d, q) = (scale(block, 0), bytes::<34, 32>(block, 2));
-    for i in 0..32 {
-        out[i] = f32::from(q[i].cast_signed()) * d;
-    }
-}
-
-/// Returns the 6-bit scale and minimum of the `j`th 32 numbers of a Q4_K or Q5_K block.
-#[inline(always)]
-fn scale_and_minimum(j: usize, q: &[u8; 12]) -> (f32, f32) {
-    let (scale, minimum) = if j < 4 {
-        (q[j] & 63, q[j + 4] & 63)
-    } else {
-        (
-            q[j + 4] & 15 | (q[j - 4] >> 6) << 4,
-            q[j + 4] >> 4 | (q[j] >> 6) << 4,
-        )
-    };
-    (f32::from(scale), f32::from(minimum))
-}
-
-#[inline(always)]
-fn q4_k(block: &[u8; 144], out: &mut [f32; 256]) {
-    let (d, min, scales) = (scale(block, 0), scale(block, 2), bytes(block, 4));
-    for j in 0..4 {
-        let q = bytes::<144, 32>(block, 16 + 32 * j);
-        let (scale_1, minimum_1) = scale_and_minimum(2 * j, &scales);
-        let (scale_2, minimum_2) = scale_and_minimum(2 * j + 1, &scales);
-        let (d_1, m_1) = (d * scale_1, min * minimum_1);
-        let (d_2, m_2) = (d * scale_2, min * minimum_2);
-        for i in 0..32 {
-            out[64 * j + i] = d_1 * f32::from(q[i] & 15) - m_1;
-            out[64 * j + 32 + i] = d_2 * f32::from(q[i] >> 4) - m_2;
-        }
-    }
-}
-
-#[inline(always)]
-fn q5_k(block: &[u8; 176], out: &mut [f32; 256]) {
-    let (d, min, scales) = (scale(block, 0), scale(block, 2), bytes(block, 4));
-    let high = bytes::<176, 32>(block, 16);
-    for j in 0..4 {
-        let q = bytes::<176, 32>(block, 48 + 32 * j);
-        let (scale_1, minimum_1) = scale_and_minimum(2 * j, &scales);
-        let (scale_2, minimum_2) = scale_and_minimum(2 * j + 1, &scales);
-        let (d_1, m_1) = (d * scale_1, min * minimum_1);
-        let (d_2, m_2) = (d * scale_2, min * minimum_2);
-        for i in 0..32 {
-            let (first, second) = (high[i] >> (2 * j) & 1, high[i] >> (2 * j + 1) & 1);
-            out[64 * j + i] = d_1 * f32::from(q[i] & 15 | first << 4) - m_1;
-            out[64 * j + 32 + i] = d_2 * f32::from(q[i] >> 4 | second << 4) - m_2;
-        }
-    }
-}
-
-#[inline(always)]
-fn q6_k(block: &[u8; 210], out: &mut [f32; 256]) {
-    let (d, scales) = (scale(block, 208), bytes::<210, 16>(block, 192));
-    for half in 0..2 {
-        let low = bytes::<210, 64>(block, 64 * half);
-        let high = bytes::<210, 32>(block, 128 + 32 * half);
-        for quarter in 0..4 {
-            for sixteen in 0..2 {
-                let scale = scales[8 * half + 2 * quarter + sixteen].cast_signed();
-                let scale = d * f32::from(scale);
-                for i in 16 * sixteen..16 * sixteen + 16 {
-                    let low = low[quarter % 2 * 32 + i] >> (quarter / 2 * 4) & 15;
-                    let high = high[i] >> (2 * quarter) & 3;
-                    let q = i32::from(low | high << 4) - 32;
-                    out[128 * half + 32 * quarter + i] = scale * q as f32;
+fn short<L: Lanes, const B: usize>(
+    lanes: L,
+    blocks: &[u8],
+    out: &mut [f32],
+    minimum_at: Option<usize>,
+    fifths_at: Option<usize>,
+) {
+    let blocks = blocks.as_chunks::<B>().0;
+    for (block, out) in blocks.iter().zip(out.as_chunks_mut::<32>().0) {
+        let d = lanes.splat(scale(block, 0));
+        let low = sixteen(block, B - 16);
+        let fifths = fifths_at.map_or(0, |at| u32::from_le_bytes(bytes(block, at)));
+        for (half, out) in out.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
+            let mut q = bits(low, 4 * half, 15).to_le_bytes();
+            if fifths_at.is_some() {
+                for (i, q) in q.iter_mut().enumerate() {
+                    *q |= ((fifths >> (16 * half + i)) as u8 & 1) << 4;
                 }
             }
+            let q = lanes.load_u8(&q);
+            let values = match minimum_at {
+                Some(at) => lanes.add(lanes.mul(q, d), lanes.splat(scale(block, at))),
+                None => {
+                    let middle = if fifths_at.is_some() { 16.0 } else { 8.0 };
+                    lanes.mul(lanes.sub(q, lanes.splat(middle)), d)
+                }
+            };
+            lanes.store(values, out);
+        }
+    }
+}
+
+/// Unpacks Q8_0: a scale and 32 signed bytes.
+#[inline(always)]
+fn q8_0<L: Lanes>(lanes: L, blocks: &[u8], out: &mut [f32]) {
+    let blocks = blocks.as_chunks::<34>().0;
+    for (block, out) in blocks.iter().zip(out.as_chunks_mut::<32>().0) {
+        let d = lanes.splat(scale(block, 0));
+        for (half, out) in out.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
+            // With the sign turned over a byte is 128 more than it stands for.
+            let q = sixteen(block, 2 + 16 * half) ^ u128::from_le_bytes([128; 16]);
+            let q = lanes.sub(lanes.load_u8(&q.to_le_bytes()), lanes.splat(128.0));
+            lanes.store(lanes.mul(q, d), out);
+        }
+    }
+}
+
+/// Returns the 6-bit scales and minima of the eight 32 numbers of a Q4_K or Q5_K block.
+#[inline(always)]
+fn scales_and_minima(q: &[u8; 12]) -> ([f32; 8], [f32; 8]) {
+    let (mut scales, mut minima) = ([0.0; 8], [0.0; 8]);
+    for j in 0..4 {
+        scales[j] = f32::from(q[j] & 63);
+        minima[j] = f32::from(q[j + 4] & 63);
+        scales[j + 4] = f32::from(q[j + 8] & 15 | (q[j] >> 6) << 4);
+        minima[j + 4] = f32::from(q[j + 8] >> 4 | (q[j + 4] >> 6) << 4);
+    }
+    (scales, minima)
+}
+
+/// Unpacks Q4_K or Q5_K: a scale and a minimum of all, those of each 32, perhaps fifth bits, and the lower four.
+#[inline(always)]
+fn q4_k_or_q5_k<L: Lanes, const B: usize>(
+    lanes: L,
+    blocks: &[u8],
+    out: &mut [f32],
+    fifths_at: Option<usize>,
+) {
+    let blocks = blocks.as_chunks::<B>().0;
+    for (block, out) in blocks.iter().zip(out.as_chunks_mut::<256>().0) {
+        let (d, min) = (scale(block, 0), scale(block, 2));
+        let (scales, minima) = scales_and_minima(&bytes(block, 4));
+        for (sixteenth, out) in out.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
+            // Each 32 bytes hold the lower four bits of 32 numbers, and then those of the next 32.
+            let (thirty_second, half) = (sixteenth / 2, sixteenth % 2);
+            let low = sixteen(block, B - 128 + thirty_second / 2 * 32 + half * 16);
+            let mut q = bits(low, 4 * (thirty_second % 2), 15);
+            if let Some(at) = fifths_at {
+                q |= bits(sixteen(block, at + half * 16), thirty_second, 1) << 4;
+            }
+            let q = lanes.load_u8(&q.to_le_bytes());
+            let d = lanes.splat(d * scales[thirty_second]);
+            let m = lanes.splat(min * minima[thirty_second]);
+            lanes.store(lanes.sub(lanes.mul(d, q), m), out);
+        }
+    }
+}
+
+/// Unpacks Q6_K: the lower four bits, the upper two, the scales of each 16 numbers, and that of all.
+#[inline(always)]
+fn q6_k<L: Lanes>(lanes: L, blocks: &[u8], out: &mut [f32]) {
+    let blocks = blocks.as_chunks::<210>().0;
+    for (block, out) in blocks.iter().zip(out.as_chunks_mut::<256>().0) {
+        let d = scale(block, 208);
+        for (sixteenth, out) in out.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
+            // Each half has its bits in 64 and 32 bytes; its quarters take turns in them.
+            let (half, quarter, within) = (sixteenth / 8, sixteenth % 8 / 2, sixteenth % 2);
+            let low = sixteen(block, 64 * half + quarter % 2 * 32 + within * 16);
+            let high = sixteen(block, 128 + 32 * half + within * 16);
+            let q = bits(low, quarter / 2 * 4, 15) | bits(high, 2 * quarter, 3) << 4;
+            let q = lanes.sub(lanes.load_u8(&q.to_le_bytes()), lanes.splat(32.0));
+            let scale = f32::from(block[192 + sixteenth].cast_signed());
+            lanes.store(lanes.mul(lanes.splat(d * scale), q), out);
         }
     }
 }
@@ -189,7 +170,7 @@ fn q6_k(block: &[u8; 210], out: &mut [f32; 256]) {
 mod tests {
     use super::*;
     use crate::ops::InstructionSet;
-    use crate::ops::lanes::{Kernel, Lanes};
+    use crate::ops::lanes::Kernel;
 
     struct Unpack<'a>(BlockFormat, &'a [u8], &'a mut [f32]);
 
@@ -197,8 +178,8 @@ mod tests {
         type Output = ();
 
         #[inline(always)]
-        fn run<L: Lanes>(self, _lanes: L) {
-            unpack(self.0, self.1, self.2);
+        fn run<L: Lanes>(self, lanes: L) {
+            unpack(lanes, self.0, self.1, self.2);
         }
     }
 
