@@ -8,6 +8,7 @@
 mod families;
 mod reader;
 mod rotary;
+mod weight_names;
 
 use std::fs;
 use std::path::Path;
@@ -19,7 +20,8 @@ use crate::rope::RopeConfig;
 use crate::{ModelError, Result};
 use reader::Reader;
 
-pub use families::{ExpertNames, WeightNames, known_families};
+pub use families::known_families;
+pub use weight_names::{ExpertNames, WeightNames};
 
 /// The gate of the MLP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -104,7 +104,7 @@ pub(crate) fn run(
 ) -> anyhow::Result<Vec<PathBuf>> {
     let program = std::env::current_exe().context("cannot find the stage's own program")?;
     let threads = (io.threads() / devices.len()).max(1);
-    let mut parts = Vec::new();
+    let mut parts: Vec<(Child, PathBuf)> = Vec::new();
     for (index, device) in devices.iter().enumerate() {
         let part = Part {
             index,
@@ -121,10 +121,17 @@ pub(crate) fn run(
             .arg(&out)
             .stdin(Stdio::null())
             .stderr(Stdio::piped());
-        let child = command
-            .spawn()
-            .with_context(|| format!("cannot start {}", program.display()))?;
-        parts.push((child, out));
+        match command.spawn() {
+            Ok(child) => parts.push((child, out)),
+            Err(error) => {
+                // The parts that did start must not go on without the others.
+                for (child, _) in &mut parts {
+                    let _ = child.kill();
+                    let _ = child.wait();
+                }
+                return Err(error).with_context(|| format!("cannot start {}", program.display()));
+            }
+        }
     }
     let tally = Mutex::new(Tally {
         steps: vec![(0, 0); parts.len()],
