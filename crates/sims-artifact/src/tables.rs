@@ -280,9 +280,13 @@ table! {
 
 table! {
     /// One gate at one attempt to accept a steering.
-    DecisionRow = "decision@1" {
+    DecisionRow = "decision@2" {
         /// Which attempt, from 1.
         attempt: u32,
+        /// The part of the prompts: `selection`, `confirmation`, or `all` where nothing is chosen.
+        part: String,
+        /// The layers that the candidate steered in that attempt.
+        layers: Vec<u32>,
         /// Strength of the candidate in that attempt.
         strength: f64,
         /// The gate.
@@ -319,6 +323,66 @@ table! {
         method: String,
         /// The policy it is compared with; empty where it stands alone.
         baseline: String,
+    }
+}
+
+table! {
+    /// One figure of one round, kept for the rounds after it.
+    HistoryRow = "history@1" {
+        /// The round, from 1.
+        round: u32,
+        /// What was measured.
+        figure: String,
+        /// The figure.
+        value: f64,
+        /// Lower end of its 95 % interval.
+        ci_low: Option<f64>,
+        /// Upper end of its 95 % interval.
+        ci_high: Option<f64>,
+    }
+}
+
+table! {
+    /// One detector of something that goes wrong over rounds, read for one round.
+    SignalRow = "signals@1" {
+        /// The round, from 1.
+        round: u32,
+        /// What goes wrong: `judge-collapse`, `feedback-loop`, `degenerate-samples`, `over-steering`, `plateau` or `strikes`.
+        signature: String,
+        /// What was looked at.
+        detector: String,
+        /// What was measured.
+        value: f64,
+        /// Lower end of its 95 % interval.
+        ci_low: Option<f64>,
+        /// Upper end of its 95 % interval.
+        ci_high: Option<f64>,
+        /// The same in the first round, where it is compared with that.
+        reference: Option<f64>,
+        /// The limit it was held against.
+        limit: f64,
+        /// Whether the limit was passed.
+        fired: bool,
+        /// What followed: empty, or some of `roll-back`, `hotter`, `back-off`, `fewer-layers`, `drop-pairs`, `stop`.
+        action: String,
+    }
+}
+
+table! {
+    /// What the next round does otherwise than its parameters say: one row.
+    SettingsRow = "settings@1" {
+        /// The round that found it, from 1.
+        round: u32,
+        /// Added to the sampling temperature.
+        temperature_rise: f64,
+        /// Factor on the step of the fit.
+        step_factor: f64,
+        /// Layers to steer fewer, of which at least one stays.
+        fewer_layers: u32,
+        /// Whether pairs are dropped until chosen and rejected responses are equally long on average.
+        length_balance: bool,
+        /// Rounds that were refused or rolled back.
+        strikes: u32,
     }
 }
 
@@ -376,6 +440,9 @@ pub fn table_schemas() -> Vec<TableSchema> {
         FitReportRow::schema(),
         DecisionRow::schema(),
         MetricRow::schema(),
+        HistoryRow::schema(),
+        SignalRow::schema(),
+        SettingsRow::schema(),
         ScoreRow::schema(),
     ]
 }

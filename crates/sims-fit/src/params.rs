@@ -1,6 +1,7 @@
 //! The stage's parameters.
 
 use crate::FitStageError;
+use sims_artifact::tables::SettingsRow;
 use sims_stage::List;
 
 sims_stage::choice! {
@@ -201,6 +202,17 @@ impl FitParams {
             }
         }
         Ok(())
+    }
+
+    /// Returns the parameters with what earlier rounds changed: a shorter step, fewer layers.
+    #[must_use]
+    pub fn within(&self, settings: &SettingsRow) -> Self {
+        Self {
+            step: self.step * settings.step_factor,
+            angle_scale: self.angle_scale * settings.step_factor,
+            top_k: self.top_k.saturating_sub(settings.fewer_layers).max(1),
+            ..self.clone()
+        }
     }
 
     /// Returns whether the fitted direction is the probe rather than the mean difference.

@@ -42,6 +42,11 @@ impl Stage for Fit {
                 "steering@1",
                 "The steering of the round before, under which the states were read; for compose stack",
             ),
+            Role::optional(
+                "settings",
+                "settings@1",
+                "What earlier rounds changed: a shorter step, fewer layers",
+            ),
         ]
     }
 
@@ -57,6 +62,10 @@ impl Stage for Fit {
     }
 
     fn run(params: &FitParams, io: &mut StageIo) -> anyhow::Result<()> {
+        let params = &match io.settings()? {
+            Some(settings) => params.within(&settings),
+            None => params.clone(),
+        };
         params.check().map_err(bad_input)?;
         let index = io.read("index")?;
         let states = StatesFile::open(io.input("states")?, &index).map_err(classified)?;

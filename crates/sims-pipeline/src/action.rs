@@ -13,7 +13,7 @@ use sims_artifact::store::{ActionKey, ActionResult, Store, StoreError};
 use crate::PipelineError;
 use crate::input_digests::{ExternalInput, InputDigests};
 use crate::parameters::{self, Parameters};
-use crate::plan::{InstanceFeed, Plan};
+use crate::plan::{InstanceFeed, InstanceName, Plan};
 use crate::programs::Program;
 
 /// The version of the action document.
@@ -75,6 +75,18 @@ pub(crate) struct Resolver<'a> {
     plan: &'a Plan,
     digests: InputDigests,
     results: Vec<Option<ActionResult>>,
+    end: Option<EndOfLoop>,
+}
+
+/// A round after which no further one runs, because one of its stages asked for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndOfLoop {
+    /// The stage that asked.
+    pub stage: InstanceName,
+    /// The last round.
+    pub round: u32,
+    /// Why.
+    pub reason: String,
 }
 
 impl<'a> Resolver<'a> {
@@ -84,6 +96,7 @@ impl<'a> Resolver<'a> {
             plan,
             digests: InputDigests::new(store.cache_folder().join("inputs.json")),
             results: vec![None; plan.len()],
+            end: None,
         }
     }
 
@@ -154,7 +167,29 @@ impl<'a> Resolver<'a> {
 
     /// Records what an instance made, so that its dependents can be resolved.
     pub(crate) fn finish(&mut self, index: usize, result: ActionResult) {
+        if let (Some(reason), Some(round)) = (&result.stop, self.plan.instances[index].round)
+            && self.end.as_ref().is_none_or(|end| round < end.round)
+        {
+            self.end = Some(EndOfLoop {
+                stage: self.plan.name(index),
+                round,
+                reason: reason.clone(),
+            });
+        }
         self.results[index] = Some(result);
+    }
+
+    /// Returns where the loop ended before its last planned round, as far as results are known.
+    pub(crate) fn end(&self) -> Option<&EndOfLoop> {
+        self.end.as_ref()
+    }
+
+    /// Tells whether an instance belongs to a round after the end of the loop.
+    pub(crate) fn is_beyond_end(&self, index: usize) -> bool {
+        let round = self.plan.instances[index].round;
+        self.end
+            .as_ref()
+            .is_some_and(|end| round.is_some_and(|round| round > end.round))
     }
 }
 

@@ -3,7 +3,7 @@
 use serde_json::Value;
 use sims_artifact::store::{ActionKey, Store};
 
-use crate::action::{Lookup, Resolver, look_up};
+use crate::action::{EndOfLoop, Lookup, Resolver, look_up};
 use crate::plan::{InstanceName, Plan};
 use crate::run::RunOptions;
 use crate::run_record::RunRecord;
@@ -37,6 +37,8 @@ pub struct Explanation {
     pub waits_for: Vec<InstanceName>,
     /// What is wrong with a stored result, when that is why it runs.
     pub damage: Option<String>,
+    /// Where the loop ended, when that is why it does not run.
+    pub end: Option<EndOfLoop>,
 }
 
 /// Explains the stage `name` (of one round, or of all) of a plan.
@@ -69,8 +71,12 @@ pub fn explain(
             differences: Vec::new(),
             waits_for: Vec::new(),
             damage: None,
+            end: None,
         };
-        if resolver.is_ready(index) {
+        if resolver.is_beyond_end(index) {
+            explanation.state = Outlook::LeftOut;
+            explanation.end = resolver.end().cloned();
+        } else if resolver.is_ready(index) {
             let action = resolver.action(index)?;
             explanation.key = Some(action.key);
             explanation.state = match look_up(store, &action.key)? {

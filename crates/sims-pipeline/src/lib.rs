@@ -26,6 +26,7 @@ mod views;
 mod wiring;
 pub mod yaml;
 
+pub use action::EndOfLoop;
 pub use commands::{PlannedCommand, shell_word};
 pub use error::PipelineError;
 pub use explain::{Difference, Explanation, explain};

@@ -20,6 +20,8 @@ pub enum Outlook {
     Failed,
     /// All its inputs are there: a run computes it.
     Ready,
+    /// A stage of an earlier round ended the loop: it does not run.
+    LeftOut,
     /// It depends on stages that have to run first; when they reproduce the same bytes, it does not run.
     Waiting,
 }
@@ -82,6 +84,10 @@ impl Plan {
             key: None,
             bytes: None,
         };
+        if resolver.is_beyond_end(index) {
+            stage.state = Outlook::LeftOut;
+            return Ok(stage);
+        }
         if !resolver.is_ready(index) {
             return Ok(stage);
         }

@@ -137,6 +137,14 @@ impl Pipeline {
     }
 }
 
+impl Pipeline {
+    /// Replaces the root seed; the name, and with it the folder of the results, says so.
+    pub fn reseed(&mut self, seed: u64) {
+        self.seed = seed;
+        self.name = format!("{}-seed-{seed}", self.name);
+    }
+}
+
 /// Returns the workspace of a pipeline file: the parent of the nearest folder above it that is
 /// named `pipelines`, else the folder of the file. Absolute.
 pub fn workspace_of(file: &Path) -> PathBuf {

@@ -107,6 +107,8 @@ impl fmt::Display for InstanceName {
 pub struct PlanOptions<'a> {
     /// Rounds to run instead of the file's.
     pub rounds: Option<u32>,
+    /// The root seed instead of the file's; the results get a folder of their own.
+    pub seed: Option<u64>,
     /// Where programs are looked for.
     pub search: &'a ProgramSearch,
     /// The device that stages will run on: `auto`, `cpu` or `cuda[:N[,M]]`.
@@ -123,7 +125,10 @@ impl Plan {
     /// # Errors
     /// With every mistake found in the file, its programs' parameters, or the graph.
     pub fn load(path: &Path, options: &PlanOptions<'_>) -> Result<Self, PipelineError> {
-        let pipeline = Pipeline::load(path, options.current)?;
+        let mut pipeline = Pipeline::load(path, options.current)?;
+        if let Some(seed) = options.seed {
+            pipeline.reseed(seed);
+        }
         let mut programs = Programs::new(
             options.search,
             options.device,

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use sims_artifact::store::Store;
 
-use crate::action::{Action, Lookup, Resolver, look_up};
+use crate::action::{Action, EndOfLoop, Lookup, Resolver, look_up};
 use crate::plan::Plan;
 use crate::programs::ProgramSearch;
 use crate::run_record::Outcome;
@@ -71,6 +71,11 @@ impl RunOptions {
 pub enum Event {
     /// The stage at `index` of the plan needs no work.
     Cached {
+        /// The instance.
+        index: usize,
+    },
+    /// The stage belongs to a round after the end of the loop.
+    LeftOut {
         /// The instance.
         index: usize,
     },
@@ -138,6 +143,8 @@ pub struct RunReport {
     pub seconds: f64,
     /// Whether it was asked to stop.
     pub interrupted: bool,
+    /// Where the loop ended, when a stage found that further rounds are pointless.
+    pub end: Option<EndOfLoop>,
     /// The stages that failed, with all that helps to mend them.
     pub failures: Vec<Failure>,
 }
@@ -177,6 +184,7 @@ pub fn run(
                 error = Some(first);
                 continue;
             }
+            queue.retain(|index, _| !resolver.is_beyond_end(*index));
             while !stop && running < options.jobs.max(1) {
                 let Some((_, action)) = queue.pop_first() else {
                     break;
@@ -215,6 +223,7 @@ pub fn run(
     })?;
     let report = &mut book.report;
     report.interrupted = interrupt.is_raised();
+    report.end = resolver.end().cloned();
     report.not_run = plan.len() - report.executed - report.cached - report.failed;
     report.seconds = started.elapsed().as_secs_f64();
     Ok(book.report)
@@ -231,6 +240,10 @@ fn resolve_ready(
     // The plan's order puts what an instance needs before it, so that one pass is enough.
     let mut later = VecDeque::new();
     while let Some(index) = pending.pop_front() {
+        if resolver.is_beyond_end(index) {
+            book.leave_out(index)?;
+            continue;
+        }
         if !resolver.is_ready(index) {
             later.push_back(index);
             continue;

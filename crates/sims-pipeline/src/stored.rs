@@ -31,7 +31,7 @@ impl Plan {
         resolver.check_inputs()?;
         let mut artifacts = Vec::new();
         for index in 0..self.len() {
-            if !resolver.is_ready(index) {
+            if resolver.is_beyond_end(index) || !resolver.is_ready(index) {
                 continue;
             }
             let key = resolver.action(index)?.key;

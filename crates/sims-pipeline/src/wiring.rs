@@ -12,12 +12,14 @@ pub(crate) enum Fill {
     Model,
     /// With the first of these splits that the pipeline has.
     Prompts(&'static [&'static str]),
-    /// With an output of the round before; with nothing in round 1.
-    Previous(&'static str),
+    /// With the output of that name of this stage, earlier in the round.
+    From(&'static str),
+    /// With an output of the round before, the first of these that some stage has; with nothing in round 1.
+    Previous(&'static [&'static str]),
     /// The same, but only when a stage of the round has a parameter set so.
     PreviousWhen {
-        /// The output's role.
-        role: &'static str,
+        /// The outputs' roles.
+        roles: &'static [&'static str],
         /// The stage.
         stage: &'static str,
         /// Its parameter.
@@ -29,23 +31,31 @@ pub(crate) enum Fill {
     Earlier,
 }
 
+/// The steering that a round leaves: what the guard kept, where there is a guard.
+const LEFT: &[&str] = &["kept", "accepted"];
+
 /// Stage (`*`: any), role, and how it is filled; the first row that fits counts.
 const TABLE: &[(&str, &str, Fill)] = &[
     ("*", "model", Fill::Model),
-    ("sample", "steering", Fill::Previous("accepted")),
-    ("contrast", "bank", Fill::Previous("bank")),
+    ("*", "settings", Fill::Previous(&["settings"])),
+    ("sample", "steering", Fill::Previous(LEFT)),
+    ("contrast", "bank", Fill::Previous(&["bank"])),
     (
         "extract",
         "steering",
         Fill::PreviousWhen {
-            role: "accepted",
+            roles: LEFT,
             stage: "fit",
             parameter: "compose",
             value: "stack",
         },
     ),
-    ("fit", "incumbent", Fill::Previous("accepted")),
-    ("steer-eval", "incumbent", Fill::Previous("accepted")),
+    ("fit", "incumbent", Fill::Previous(LEFT)),
+    ("steer-eval", "incumbent", Fill::Previous(LEFT)),
+    ("guard", "responses", Fill::From("sample")),
+    ("guard", "incumbent", Fill::Previous(LEFT)),
+    ("guard", "champion", Fill::Previous(&["champion"])),
+    ("guard", "history", Fill::Previous(&["history"])),
     ("steer-eval", "prompts", Fill::Prompts(&["dev", "train"])),
     ("*", "prompts", Fill::Prompts(&["train"])),
 ];
@@ -74,6 +84,11 @@ mod tests {
             Fill::Prompts(&["dev", "train"])
         );
         assert_eq!(fill("steer-eval", "steering"), Fill::Earlier);
-        assert_eq!(fill("sample", "steering"), Fill::Previous("accepted"));
+        assert_eq!(
+            fill("sample", "steering"),
+            Fill::Previous(&["kept", "accepted"])
+        );
+        assert_eq!(fill("guard", "responses"), Fill::From("sample"));
+        assert_eq!(fill("guard", "judgments"), Fill::Earlier);
     }
 }

@@ -27,6 +27,9 @@ struct Arguments {
     /// Print one JSON array, with an object a round and metric
     #[arg(long)]
     json: bool,
+    /// The seed that the pipelines were run with, when not their own
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
     /// The folder that holds the runs; by default `runs` beside the pipeline's workspace
     #[arg(long = "runs", value_name = "DIR")]
     folder: Option<PathBuf>,
@@ -57,7 +60,7 @@ fn report(arguments: &Arguments) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     let mut all = Vec::new();
     for target in &arguments.runs {
-        let (title, folder) = locate(target, arguments.folder.as_deref())?;
+        let (title, folder) = locate(target, arguments)?;
         let files = run_folder::metrics_files(&folder, &target.display().to_string())?;
         let frame = metrics::query(&files, arguments.metric.as_deref())?;
         let figures = metrics::figures(&frame)?;
@@ -87,13 +90,19 @@ fn report(arguments: &Arguments) -> anyhow::Result<()> {
 }
 
 /// Returns a run's name and folder, from the folder itself or from its pipeline file.
-fn locate(target: &Path, runs: Option<&Path>) -> anyhow::Result<(String, PathBuf)> {
+fn locate(target: &Path, arguments: &Arguments) -> anyhow::Result<(String, PathBuf)> {
     if target.is_dir() {
         let name = target.file_name().unwrap_or(target.as_os_str());
         return Ok((name.to_string_lossy().into_owned(), target.to_owned()));
     }
     let current = std::env::current_dir().context("cannot find the current folder")?;
-    let pipeline = Pipeline::load(target, &current)?;
-    let runs = runs.map_or_else(|| workspace_of(target).join("runs"), Path::to_owned);
+    let mut pipeline = Pipeline::load(target, &current)?;
+    if let Some(seed) = arguments.seed {
+        pipeline.reseed(seed);
+    }
+    let runs = arguments
+        .folder
+        .clone()
+        .unwrap_or_else(|| workspace_of(target).join("runs"));
     Ok((pipeline.name.clone(), runs.join(&pipeline.name)))
 }

@@ -82,6 +82,11 @@ impl Stage for Sample {
                 "steering@1",
                 "The steering to answer with; none for the base model",
             ),
+            Role::optional(
+                "settings",
+                "settings@1",
+                "What earlier rounds changed: how much hotter to sample",
+            ),
         ]
     }
 
@@ -98,6 +103,10 @@ impl Stage for Sample {
             return Err(
                 BadInput::new("samples is 0, but every prompt needs at least 1 response").into(),
             );
+        }
+        let mut params = params.clone();
+        if let Some(settings) = io.settings()? {
+            params.temperature += settings.temperature_rise;
         }
         let prompts = params
             .selection()

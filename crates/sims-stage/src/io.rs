@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
 use sims_artifact::atomic_file::{sync_folder, write_atomically};
+use sims_artifact::tables::SettingsRow;
 use sims_artifact::{Table, read_table, write_table};
 
 use crate::describe::{Role, extension};
-use crate::exit::Interrupted;
+use crate::exit::{BadInput, Interrupted};
 use crate::parts::{self, Part};
 use crate::progress::{Progress, ProgressMode};
 use crate::summary::Summary;
@@ -59,6 +60,26 @@ impl StageIo {
         Ok(read_table(self.input(role)?)?)
     }
 
+    /// Returns what earlier rounds changed about this one: the row of the input `settings`, if it was given.
+    ///
+    /// # Errors
+    /// If it is not a table of one row.
+    pub fn settings(&self) -> anyhow::Result<Option<SettingsRow>> {
+        let Some(path) = self.optional_input("settings") else {
+            return Ok(None);
+        };
+        let mut rows: Vec<SettingsRow> = read_table(path)?;
+        if rows.len() != 1 {
+            return Err(BadInput::new(format!(
+                "{} has {} rows, but settings are one row",
+                path.display(),
+                rows.len()
+            ))
+            .into());
+        }
+        Ok(rows.pop())
+    }
+
     /// Writes the table output `role`.
     ///
     /// # Errors
@@ -89,6 +110,11 @@ impl StageIo {
         let message = message.into();
         self.progress.warn(&message);
         self.summary.warnings.push(message);
+    }
+
+    /// Asks the runner to run no further round; the stages of this one still run.
+    pub fn stop_after_this_round(&mut self, reason: impl Into<String>) {
+        self.summary.stop = Some(reason.into());
     }
 
     /// Adds `value` to the summary's count `name`.

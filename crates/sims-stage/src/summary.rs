@@ -22,6 +22,9 @@ pub struct Summary {
     pub counts: BTreeMap<String, f64>,
     /// What the user should know although the stage succeeded.
     pub warnings: Vec<String>,
+    /// Why no further round should run, if the stage found so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stop: Option<String>,
     #[serde(skip)]
     started: Instant,
 }
@@ -36,6 +39,7 @@ impl Summary {
             device: device.to_owned(),
             counts: BTreeMap::new(),
             warnings: Vec::new(),
+            stop: None,
             started: Instant::now(),
         }
     }

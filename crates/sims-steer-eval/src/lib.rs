@@ -19,5 +19,5 @@ pub mod text_figures;
 mod trial;
 pub mod win_rate;
 
-pub use params::{Gate, SteerEvalParams};
+pub use params::{Curve, Gate, LayerSearch, SteerEvalParams};
 pub use stage::SteerEval;

@@ -19,6 +19,26 @@ sims_stage::choice! {
     }
 }
 
+sims_stage::choice! {
+    /// Which layers of the candidate are tried
+    pub enum LayerSearch {
+        /// All that were fitted, together
+        Fitted = "fitted",
+        /// Every run of neighbours among them: all, fewer, each alone
+        Runs = "runs",
+    }
+}
+
+sims_stage::choice! {
+    /// What is measured of a setting that is not safe
+    pub enum Curve {
+        /// Nothing further
+        Safe = "safe",
+        /// Its gain as well, for a whole curve of gain against drift
+        Whole = "whole",
+    }
+}
+
 sims_stage::params! {
     /// How a steering is evaluated, and what it must show to be accepted.
     pub struct SteerEvalParams {
@@ -36,6 +56,10 @@ sims_stage::params! {
         gate: Gate = Gate::Standard,
         /// Strengths tried, in units of what the candidate adds to the incumbent
         back_off: List<f64> = List(vec![1.0, 0.5, 0.25]),
+        /// Which layers of the candidate are tried
+        layer_search: LayerSearch = LayerSearch::Fitted,
+        /// What is measured of a setting that is not safe
+        curve: Curve = Curve::Safe,
         /// Share of the prompts on which the strength is chosen; the others confirm it
         selection_share: f64 = 0.35,
         /// Prompts a shard, cut from the prompts in the order of their ids; 0 takes all prompts

@@ -14,12 +14,13 @@ use sims_stats::split::held_out_by_group;
 use sims_steering::Steering;
 
 use crate::answers::{Answers, at, base_answers, content};
-use crate::back_off::{Outcome, search};
+use crate::back_off::{Outcome, Setting, grid, runs, search};
 use crate::evaluation::{Cost, Evaluation, Policy, Side};
 use crate::neutral::NeutralText;
+use crate::params::LayerSearch;
 use crate::report::{Metrics, text_scores, win_scores};
 use crate::text_figures::split_draws;
-use crate::trial::{Assessment, Trials, accept_gates, assess, hard_gates, noise};
+use crate::trial::{Assessment, Trials, accept_gates, assess, changed_layers, hard_gates, noise};
 use crate::{Gate, SteerEvalParams};
 
 /// Fewest prompts of a part on which a gate's reading means much.
@@ -35,7 +36,7 @@ impl Stage for SteerEval {
     const EXAMPLES: &'static str = "Examples:
   sims-steer-eval --prompts validation.parquet --model data/tiny --steering steering.safetensors --out evaluated
   sims-steer-eval --prompts eval.parquet --model data/tiny --steering accepted.safetensors --gate none --out test";
-    const BEHAVIOUR: u32 = 4;
+    const BEHAVIOUR: u32 = 5;
     const NUMERICS: Numerics = Numerics::Model(numerics_class);
     type Params = SteerEvalParams;
 
@@ -73,7 +74,7 @@ impl Stage for SteerEval {
                 "steering@1",
                 "The candidate at the strength that passed, or the incumbent",
             ),
-            Role::required("decision", "decision@1", "One row a gate and attempt"),
+            Role::required("decision", "decision@2", "One row a gate and attempt"),
             Role::required(
                 "metrics",
                 "metrics@1",
@@ -244,9 +245,13 @@ fn measure(
     let mut gates = hard_gates(evaluation, &assessment, &base, &noise)?;
     gates.extend(accept_gates(evaluation, &assessment, candidate)?);
     let mut finished = finish(evaluation, assessment, Vec::new(), &base)?;
+    let setting = Setting {
+        layers: changed_layers(candidate, incumbent.as_ref())?,
+        strength: 1.0,
+    };
     finished.decisions = gates
         .into_iter()
-        .map(|gate| gate.into_row(1, 1.0, "accept"))
+        .map(|gate| gate.into_row(1, "all", &setting, "accept"))
         .collect();
     finished
         .metrics
@@ -270,6 +275,12 @@ fn try_strengths(
     let few = parts.iter().any(|part| part.len() < FEW_PROMPTS);
     let unguarded = evaluation.neutral.is_empty();
     let params = evaluation.params;
+    let changed = changed_layers(candidate, incumbent.as_ref())?;
+    let layer_sets = match params.layer_search {
+        LayerSearch::Runs if changed.len() > 1 => runs(&changed),
+        _ => vec![changed],
+    };
+    let settings = grid(&layer_sets, &params.back_off.0);
     let mut trials = Trials::new(
         evaluation,
         &base,
@@ -281,12 +292,12 @@ fn try_strengths(
     let Outcome {
         accepted,
         decisions,
-    } = search(&params.back_off.0, |part, strength| {
-        trials.run(part, strength)
-    })?;
+    } = search(&settings, |part, setting| trials.run(part, setting))?;
 
     // The confirmation comes last; the selection's draws at the same strength are kept beside it.
-    let mut tried = accepted.map_or(Vec::new(), |strength| trials.into_assessments(strength));
+    let mut tried = accepted
+        .as_ref()
+        .map_or(Vec::new(), |setting| trials.into_assessments(setting));
     let assessment = match tried.pop() {
         Some(confirmed) => confirmed,
         None => {
@@ -301,7 +312,7 @@ fn try_strengths(
     finished.decisions = decisions;
     finished.metrics.plain(
         "accepted_strength",
-        accepted.unwrap_or(0.0),
+        accepted.as_ref().map_or(0.0, |setting| setting.strength),
         finished.prompts,
     );
     if let Some((first, second)) = split_draws(&at(&base, &confirmation)) {
@@ -312,7 +323,7 @@ fn try_strengths(
     if accepted.is_none() {
         finished
             .warnings
-            .push("no strength passed the gates; the steering from before stays".to_owned());
+            .push("no setting passed the gates; the steering from before stays".to_owned());
     }
     if unguarded {
         finished.warnings.push(

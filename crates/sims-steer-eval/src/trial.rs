@@ -5,10 +5,11 @@ use sims_stats::Bootstrap;
 use sims_steering::Steering;
 
 use crate::answers::{Answers, at};
-use crate::back_off::{GateReading, Part, Trial};
+use crate::back_off::{GateReading, Part, Setting, Trial};
 use crate::evaluation::{Drawn, Evaluation, NotFinite, Policy, Side};
 use crate::gates::{Noise, TextChange, norm_kept_gate, not_finite, signal_gate};
 use crate::neutral::NeutralDrift;
+use crate::params::Curve;
 use crate::text_figures::TextFigures;
 use crate::win_rate::Wins;
 
@@ -35,7 +36,7 @@ pub(crate) struct Trials<'e, 'a> {
     parts: [Vec<usize>; 2],
     noise: [Option<Noise>; 2],
     incumbent_answers: Option<Answers>,
-    assessments: Vec<(f64, Part, Assessment)>,
+    assessments: Vec<(Setting, Part, Assessment)>,
 }
 
 impl<'e, 'a> Trials<'e, 'a> {
@@ -62,11 +63,11 @@ impl<'e, 'a> Trials<'e, 'a> {
         }
     }
 
-    /// Tries one strength on one part.
+    /// Tries one setting on one part.
     ///
-    /// The judge is asked only when the hard gates pass.
-    pub(crate) fn run(&mut self, part: Part, strength: f64) -> anyhow::Result<Trial> {
-        let mut assessment = match self.draw(part, strength) {
+    /// The judge is asked only when the hard gates pass, or when a whole curve is wanted.
+    pub(crate) fn run(&mut self, part: Part, setting: &Setting) -> anyhow::Result<Trial> {
+        let mut assessment = match self.draw(part, setting) {
             Ok(assessment) => assessment,
             Err(error) if error.is::<NotFinite>() => {
                 return Ok(Trial {
@@ -79,22 +80,22 @@ impl<'e, 'a> Trials<'e, 'a> {
         let noise = self.noise(part)?;
         let mut gates = hard_gates(self.evaluation, &assessment, self.base, &noise)?;
         let mut win_lower_bound = f64::NEG_INFINITY;
-        if gates.iter().all(|gate| gate.passed) {
+        if gates.iter().all(|gate| gate.passed) || self.evaluation.params.curve == Curve::Whole {
             win_lower_bound = self.judge(part, &mut assessment, &mut gates)?;
         }
-        self.assessments.push((strength, part, assessment));
+        self.assessments.push((setting.clone(), part, assessment));
         Ok(Trial {
             gates,
             win_lower_bound,
         })
     }
 
-    /// Returns what was measured at `strength`: selection and confirmation, as far as they were run.
-    pub(crate) fn into_assessments(self, strength: f64) -> Vec<Assessment> {
-        let at_strength = |(tried, _, assessment)| (tried == strength).then_some(assessment);
+    /// Returns what was measured at `setting`: selection and confirmation, as far as they were run.
+    pub(crate) fn into_assessments(self, setting: &Setting) -> Vec<Assessment> {
+        let at_setting = |(tried, _, assessment)| (tried == *setting).then_some(assessment);
         self.assessments
             .into_iter()
-            .filter_map(at_strength)
+            .filter_map(at_setting)
             .collect()
     }
 
@@ -102,17 +103,14 @@ impl<'e, 'a> Trials<'e, 'a> {
         &self.parts[part as usize]
     }
 
-    fn draw(&mut self, part: Part, strength: f64) -> anyhow::Result<Assessment> {
-        let steering = at_strength(self.candidate, self.incumbent, strength)?;
+    fn draw(&mut self, part: Part, setting: &Setting) -> anyhow::Result<Assessment> {
+        let steering = with_setting(self.candidate, self.incumbent, setting)?;
         let policy = Policy {
             name: (self.name)(&steering)?,
             steering,
         };
         let indices = self.indices(part).to_vec();
-        let known = self
-            .assessments
-            .iter()
-            .find(|(tried, ..)| *tried == strength);
+        let known = self.assessments.iter().find(|(tried, ..)| tried == setting);
         let drift = match known {
             Some((.., assessment)) => assessment.drift.clone(),
             None => self.evaluation.drift(&policy.steering)?,
@@ -190,19 +188,38 @@ impl<'e, 'a> Trials<'e, 'a> {
     }
 }
 
-/// Returns the candidate with what it adds to the incumbent at `strength` times its own.
-pub(crate) fn at_strength(
+/// Returns the layers at which the candidate does something else than the incumbent.
+pub(crate) fn changed_layers(
     candidate: &Steering,
     incumbent: Option<&Policy>,
-    strength: f64,
-) -> Result<Steering, BadInput> {
-    // At full strength the file goes through as it came, so that its digest does too.
-    if strength == 1.0 {
-        return Ok(candidate.clone());
-    }
+) -> Result<Vec<usize>, BadInput> {
     candidate
-        .back_off(incumbent.map(|policy| &policy.steering), strength)
-        .map_err(|error| BadInput::new(format!("the candidate cannot be weakened: {error}")))
+        .changed_layers(incumbent.map(|policy| &policy.steering))
+        .map_err(|error| BadInput::new(format!("the candidate cannot be compared: {error}")))
+}
+
+/// Returns the candidate with what it adds to the incumbent at the setting's layers and strength alone.
+pub(crate) fn with_setting(
+    candidate: &Steering,
+    before: Option<&Policy>,
+    setting: &Setting,
+) -> Result<Steering, BadInput> {
+    let incumbent = before.map(|policy| &policy.steering);
+    let refused = |error| BadInput::new(format!("the candidate cannot be taken in parts: {error}"));
+    // At full strength and all layers the file goes through as it came, so that its digest does too.
+    let narrowed = if changed_layers(candidate, before)? == setting.layers {
+        candidate.clone()
+    } else {
+        candidate
+            .at_layers(incumbent, &setting.layers)
+            .map_err(refused)?
+    };
+    if setting.strength == 1.0 {
+        return Ok(narrowed);
+    }
+    narrowed
+        .back_off(incumbent, setting.strength)
+        .map_err(refused)
 }
 
 /// Estimates the soft win rate.

@@ -63,6 +63,59 @@ impl Steering {
         Ok(weaker)
     }
 
+    /// Returns the layers at which this candidate does something else than its incumbent, in ascending order.
+    ///
+    /// # Errors
+    /// None for steerings that were loaded from a file.
+    pub fn changed_layers(&self, incumbent: Option<&Self>) -> Result<Vec<usize>, SteeringError> {
+        let before = match (self.compose, incumbent) {
+            (Compose::Stack, Some(incumbent)) => incumbent.folded()?,
+            _ => BTreeMap::new(),
+        };
+        let changed = self
+            .folded()?
+            .into_iter()
+            .filter(|(layer, edits)| before.get(layer) != Some(edits));
+        Ok(changed.map(|(layer, _)| layer).collect())
+    }
+
+    /// Returns this candidate with the part that it adds to its incumbent at these layers alone.
+    ///
+    /// What the incumbent does at other layers stays, as in [`back_off`](Self::back_off).
+    ///
+    /// # Errors
+    /// [`SteeringError::NotStacked`] if the candidate is stacked but lacks a layer of the incumbent's.
+    pub fn at_layers(
+        &self,
+        incumbent: Option<&Self>,
+        layers: &[usize],
+    ) -> Result<Self, SteeringError> {
+        let kept = match (self.compose, incumbent) {
+            (Compose::Stack, Some(incumbent)) => incumbent.folded()?,
+            _ => BTreeMap::new(),
+        };
+        let mut narrower = self.clone();
+        narrower.layers = self.folded()?;
+        narrower.strength = 1.0;
+        if let Some(&layer) = kept
+            .keys()
+            .find(|layer| !narrower.layers.contains_key(layer))
+        {
+            return Err(SteeringError::NotStacked { layer });
+        }
+        narrower
+            .layers
+            .retain(|layer, _| layers.contains(layer) || kept.contains_key(layer));
+        for (layer, edits) in &mut narrower.layers {
+            if !layers.contains(layer)
+                && let Some(kept) = kept.get(layer)
+            {
+                edits.clone_from(kept);
+            }
+        }
+        Ok(narrower)
+    }
+
     /// Returns the edits with the steering's strength, and each vector's own, multiplied in.
     fn folded(&self) -> Result<BTreeMap<usize, Vec<Edit>>, SteeringError> {
         let mut layers = BTreeMap::new();
@@ -198,6 +251,29 @@ mod tests {
             Operator::Additive(additive) => additive.vector().to_vec(),
             Operator::Householder(_) => panic!("layer {layer} has a rotation at {index}"),
         }
+    }
+
+    #[test]
+    fn a_candidate_at_fewer_layers_keeps_what_the_incumbent_does_elsewhere() {
+        let incumbent = steering(&[(2, vector(&[1.0, 0.0])), (3, vector(&[0.0, 1.0]))]);
+        let added = steering(&[(3, vector(&[1.0, 1.0])), (4, vector(&[2.0, 2.0]))]);
+        let candidate = incumbent.stack(&added).unwrap();
+        assert_eq!(candidate.changed_layers(Some(&incumbent)).unwrap(), [3, 4]);
+        let narrower = candidate.at_layers(Some(&incumbent), &[4]).unwrap();
+        assert_eq!(narrower.layers(), [2, 3, 4]);
+        assert_eq!(vector_at(&narrower, 3, 0), [0.0, 1.0]);
+        assert_eq!(vector_at(&narrower, 4, 0), [2.0, 2.0]);
+        assert_eq!(narrower.changed_layers(Some(&incumbent)).unwrap(), [4]);
+        // Without an incumbent the other layers go.
+        assert_eq!(added.changed_layers(None).unwrap(), [3, 4]);
+        assert_eq!(added.at_layers(None, &[3]).unwrap().layers(), [3]);
+        assert!(matches!(
+            steering(&[(4, vector(&[2.0, 2.0]))])
+                .stack(&added)
+                .unwrap()
+                .at_layers(Some(&incumbent), &[4]),
+            Err(SteeringError::NotStacked { layer: 2 })
+        ));
     }
 
     /// T20: vectors stack to their sum, strengths included; `next` alone is what replaces.

@@ -123,6 +123,18 @@ fn as_text(explanation: &Explanation) -> String {
                 ));
             }
         }
+        Outlook::LeftOut => {
+            let end = explanation.end.as_ref();
+            text.push_str(&end.map_or_else(
+                || "does not run".to_owned(),
+                |end| {
+                    format!(
+                        "does not run: {} ended the loop ({})",
+                        end.stage, end.reason
+                    )
+                },
+            ));
+        }
         Outlook::Waiting => {
             let names: Vec<String> = explanation
                 .waits_for

@@ -134,5 +134,6 @@ fn state_in_words(state: Outlook) -> &'static str {
         Outlook::Failed => "failed",
         Outlook::Ready => "ready",
         Outlook::Waiting => "waiting",
+        Outlook::LeftOut => "left out",
     }
 }

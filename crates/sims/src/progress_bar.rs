@@ -51,7 +51,7 @@ impl ProgressDisplay {
     /// Shows that something happened.
     pub(crate) fn show(&mut self, event: Event) {
         match event {
-            Event::Cached { index } => self.progress.cached(index),
+            Event::Cached { index } | Event::LeftOut { index } => self.progress.cached(index),
             Event::Started { index } => {
                 self.current.clone_from(&self.names[index]);
                 if self.bar.is_none() {

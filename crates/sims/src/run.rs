@@ -97,6 +97,7 @@ fn as_json(report: &RunReport) -> serde_json::Value {
         "failed": report.failed,
         "not_run": report.not_run,
         "interrupted": report.interrupted,
+        "ended_after_round": report.end.as_ref().map(|end| end.round),
         "seconds": (report.seconds * 1e3).round() / 1e3,
     })
 }
@@ -122,6 +123,12 @@ fn tell(report: &RunReport, stages: usize, folder: &Path, current: &Path) {
             report.failed, report.not_run
         ));
     } else {
+        if let Some(end) = &report.end {
+            say(&format!(
+                "the loop ended after round {}, by {}: {}",
+                end.round, end.stage, end.reason
+            ));
+        }
         let folder = folder
             .strip_prefix(current)
             .unwrap_or(folder)

@@ -36,6 +36,9 @@ pub(crate) struct PipelineOptions {
     /// Rounds to run instead of the pipeline's
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) rounds: Option<u32>,
+    /// Root seed instead of the pipeline's; results are shown under runs/NAME-seed-N
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
     /// Where stages compute: auto, cpu, cuda or cuda:N; cuda:N,M spreads the layers, cuda:N+cuda:M the prompts
     #[arg(long, default_value = "auto", value_parser = device)]
     pub(crate) device: String,
@@ -97,6 +100,7 @@ impl Workspace {
             pipeline,
             &PlanOptions {
                 rounds: options.rounds,
+                seed: options.seed,
                 search: &search,
                 device: &options.device,
                 current: &current,

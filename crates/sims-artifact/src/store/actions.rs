@@ -83,6 +83,9 @@ pub struct ActionResult {
     pub summary: Option<Blob>,
     /// How long the stage ran. Unit: seconds.
     pub seconds: f64,
+    /// Why the stage asked that no further round run, if it did.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub stop: Option<String>,
 }
 
 impl ActionResult {

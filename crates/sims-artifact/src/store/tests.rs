@@ -44,6 +44,7 @@ fn publish(store: &Store, document: &Value, bytes: &[u8]) -> ActionResult {
         outputs: BTreeMap::from([("responses".to_owned(), output)]),
         summary: None,
         seconds: 1.5,
+        stop: None,
     };
     store.publish_action(document, &result).unwrap();
     result

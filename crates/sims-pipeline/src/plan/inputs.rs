@@ -274,27 +274,43 @@ impl Wirer<'_> {
                     .find_map(|split| self.pipeline.prompts.get(*split));
                 Ok(file.cloned().map(Feed::External).into_iter().collect())
             }
-            Fill::Previous(output) if in_round => self.previous(role, output),
+            Fill::Previous(outputs) if in_round => self.previous(role, outputs),
             Fill::PreviousWhen {
-                role: output,
+                roles: outputs,
                 stage,
                 parameter,
                 value,
-            } if in_round && self.round_has(stage, parameter, value) => self.previous(role, output),
+            } if in_round && self.round_has(stage, parameter, value) => {
+                self.previous(role, outputs)
+            }
             Fill::Previous(_) | Fill::PreviousWhen { .. } => Ok(Vec::new()),
-            Fill::Earlier => {
-                let repeat = self.node.spec.repeat;
-                let earlier =
-                    (0..self.index).filter(|index| self.nodes[*index].spec.repeat == repeat);
-                self.one_of(role, role, Scope::Here, earlier)
+            Fill::Earlier => self.one_of(role, role, Scope::Here, self.earlier()),
+            Fill::From(stage) => {
+                let of_stage = self
+                    .earlier()
+                    .filter(|index| self.nodes[*index].program.description.stage == stage);
+                self.one_of(role, role, Scope::Here, of_stage)
             }
         }
     }
 
-    fn previous(&self, role: &str, output: &str) -> Result<Vec<Feed>, Diagnostic> {
-        let in_round = (0..self.nodes.len())
-            .filter(|index| self.nodes[*index].spec.repeat == Repeat::EachRound);
-        self.one_of(role, output, Scope::Previous, in_round)
+    /// Returns the stages before this one in the file that are repeated as often.
+    fn earlier(&self) -> impl Iterator<Item = usize> {
+        let repeat = self.node.spec.repeat;
+        (0..self.index).filter(move |index| self.nodes[*index].spec.repeat == repeat)
+    }
+
+    /// Feeds `role` with the first of `outputs` that some stage of the round before has.
+    fn previous(&self, role: &str, outputs: &[&str]) -> Result<Vec<Feed>, Diagnostic> {
+        for output in outputs {
+            let in_round = (0..self.nodes.len())
+                .filter(|index| self.nodes[*index].spec.repeat == Repeat::EachRound);
+            let feeds = self.one_of(role, output, Scope::Previous, in_round)?;
+            if !feeds.is_empty() {
+                return Ok(feeds);
+            }
+        }
+        Ok(Vec::new())
     }
 
     /// Picks the stage that gives `output`, or none when none does.

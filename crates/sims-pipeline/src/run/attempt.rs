@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
+use serde_json::Value;
 use sims_artifact::store::{ActionOutput, ActionResult, Blob, Scratch, Store, StoreError};
 
 use super::process::{self, StageEvent};
@@ -338,17 +339,18 @@ impl Attempt<'_> {
                 },
             );
         }
-        let summary = out.join("summary.json");
-        let summary = if summary.is_file() {
-            Some(self.store.add_file(&summary)?)
+        let file = out.join("summary.json");
+        let (summary, stop) = if file.is_file() {
+            (Some(self.store.add_file(&file)?), asked_to_stop(&file))
         } else {
-            None
+            (None, None)
         };
         let result = ActionResult {
             key: self.action.key,
             outputs,
             summary,
             seconds,
+            stop,
         };
         self.store.publish_action(&self.action.document, &result)?;
         Ok(result)
@@ -402,6 +404,12 @@ fn output_file(out: &Path, role: &str) -> Result<String, Rejected> {
             names[0], names[1]
         ))
     })
+}
+
+/// Reads from a summary why no further round should run; a summary without that says nothing.
+fn asked_to_stop(summary: &Path) -> Option<String> {
+    let summary: Value = serde_json::from_slice(&std::fs::read(summary).ok()?).ok()?;
+    Some(summary.get("stop")?.as_str()?.to_owned())
 }
 
 fn create_log(path: &Path) -> Result<File, PipelineError> {

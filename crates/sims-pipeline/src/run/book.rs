@@ -154,6 +154,12 @@ impl<'a> Book<'a> {
         self.remove_views(&paths)
     }
 
+    /// Removes the views of a stage that lies after the end of the loop.
+    pub(super) fn leave_out(&mut self, index: usize) -> Result<(), PipelineError> {
+        self.tell(Event::LeftOut { index });
+        self.remove_views(&[self.plan.name(index).path()])
+    }
+
     /// Removes the views of stages that the pipeline no longer has.
     pub(super) fn forget_dropped_stages(&mut self) -> Result<(), PipelineError> {
         let planned: Vec<PathBuf> = (0..self.plan.len())
