@@ -2,7 +2,10 @@
 //!
 //! A run is a folder of views, `runs/PIPELINE/round-N/[NODE/]ROLE.parquet`. [`run_folder`] finds
 //! its metric tables, [`metrics`] joins them with polars, [`table`] lays them out for a terminal.
+//! [`curve`] reads what a search over layers and strengths tried, and [`chart`] draws it.
 
+pub mod chart;
+pub mod curve;
 pub mod metrics;
 pub mod run_folder;
 pub mod table;
@@ -31,6 +34,14 @@ pub enum ReportError {
     /// A metrics table is damaged or something else.
     #[error("cannot read the run's metrics (`sims fsck` finds damaged files)")]
     Table(#[from] sims_artifact::ArtifactError),
+    /// A picture could not be drawn.
+    #[error("cannot draw {path}: {message}")]
+    Chart {
+        /// The picture's file.
+        path: std::path::PathBuf,
+        /// What is in the way.
+        message: String,
+    },
     /// A query failed.
     #[error("cannot query the run's metrics")]
     Query(#[from] polars::error::PolarsError),

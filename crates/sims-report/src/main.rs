@@ -7,14 +7,14 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Parser;
 use sims_pipeline::pipeline::{Pipeline, workspace_of};
-use sims_report::{metrics, run_folder, table};
+use sims_report::{chart, curve, metrics, run_folder, table};
 
 /// Show the metrics of a run, round by round
 #[derive(Parser)]
 #[command(
     name = "sims report",
     version,
-    after_help = "Examples:\n  sims report pipelines/quickstart.yaml\n  sims report pipelines/quickstart.yaml --metric win_rate\n  sims report pipelines/*.yaml --metric gold_win_rate\n  sims report runs/quickstart --json | jq '.[] | select(.round == 3)'"
+    after_help = "Examples:\n  sims report pipelines/quickstart.yaml\n  sims report pipelines/quickstart.yaml --metric win_rate\n  sims report pipelines/*.yaml --metric gold_win_rate\n  sims report pipelines/sweeps/curve.yaml --curve --svg curve.svg\n  sims report runs/quickstart --json | jq '.[] | select(.round == 3)'"
 )]
 struct Arguments {
     /// Pipeline files, or folders of runs
@@ -24,6 +24,15 @@ struct Arguments {
     /// runs becomes one table
     #[arg(long)]
     metric: Option<String>,
+    /// Show what a search over layers and strengths tried, instead of the metrics
+    #[arg(long, conflicts_with = "metric")]
+    curve: bool,
+    /// Draw that curve into this SVG file
+    #[arg(long, value_name = "FILE", requires = "curve")]
+    svg: Option<PathBuf>,
+    /// The round of the curve
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "curve")]
+    round: u32,
     /// Print one JSON array, with an object a round and metric
     #[arg(long)]
     json: bool,
@@ -56,7 +65,44 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
         .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
+/// Shows and draws the search of one round of each run.
+fn show_curves(arguments: &Arguments) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    let round = arguments.round;
+    let mut objects = Vec::new();
+    for target in &arguments.runs {
+        let (title, folder) = locate(target, arguments)?;
+        let decision = folder.join(format!("round-{round}/decision.parquet"));
+        if !decision.is_file() {
+            anyhow::bail!(
+                "{} is not there: run the pipeline as far as steer-eval of round {round} first",
+                decision.display()
+            );
+        }
+        let points = curve::points(&decision)?;
+        if let Some(svg) = &arguments.svg {
+            chart::write(&points, &format!("{title}, round {round}"), svg)?;
+        }
+        if arguments.json {
+            for point in &points {
+                let mut object = serde_json::to_value(point)?;
+                object["run"] = title.as_str().into();
+                objects.push(object);
+            }
+        } else {
+            writeln!(out, "{title}, round {round}\n{}", curve::render(&points))?;
+        }
+    }
+    if arguments.json {
+        writeln!(out, "{}", serde_json::to_string_pretty(&objects)?)?;
+    }
+    Ok(())
+}
+
 fn report(arguments: &Arguments) -> anyhow::Result<()> {
+    if arguments.curve {
+        return show_curves(arguments);
+    }
     let mut out = std::io::stdout().lock();
     let mut all = Vec::new();
     for target in &arguments.runs {

@@ -111,7 +111,7 @@ fn number(value: f64) -> String {
     }
 }
 
-fn write_aligned(out: &mut String, lines: &[Vec<String>]) {
+pub(crate) fn write_aligned(out: &mut String, lines: &[Vec<String>]) {
     let columns = lines.iter().map(Vec::len).max().unwrap_or(0);
     let width = |c: usize| {
         lines
