@@ -121,6 +121,18 @@ table! {
 }
 
 table! {
+    /// What somebody thinks of one response by itself: people, or a model asked elsewhere.
+    RatingRow = "ratings@1" {
+        /// The prompt that was answered.
+        prompt_id: String,
+        /// The response.
+        response_id: String,
+        /// The rating, higher for better; comparable within a prompt only. Null where there is none.
+        rating: Option<f64>,
+    }
+}
+
+table! {
     /// A response's place among the responses to its prompt.
     RankingRow = "ranking@1" {
         /// The prompt.
@@ -433,6 +445,7 @@ pub fn table_schemas() -> Vec<TableSchema> {
         PromptRow::schema(),
         ResponseRow::schema(),
         JudgmentRow::schema(),
+        RatingRow::schema(),
         RankingRow::schema(),
         PairRow::schema(),
         DroppedRow::schema(),

@@ -7,7 +7,7 @@ use sims_artifact::tables::MetricRow;
 use sims_stats::random::{Stream, key_of};
 use sims_stats::{Interval, StatsError, proportion::wilson};
 
-use crate::Comparison;
+use crate::comparison::{Answer, Comparison};
 use crate::damage::{first_half, said_twice, same_words, shuffled};
 use crate::reliability::row;
 use crate::verdict::{BothOrders, Preference};
@@ -30,6 +30,19 @@ pub enum ControlKind {
     Padded,
     /// The response itself: both orders are one transcript, so no preference is left at all.
     Identical,
+}
+
+impl ControlKind {
+    /// Returns what stands for the id of the damaged answer.
+    fn name(self) -> &'static str {
+        match self {
+            Self::OtherPrompt => "other prompt",
+            Self::Half => "half",
+            Self::Shuffled => "shuffled",
+            Self::Padded => "padded",
+            Self::Identical => "identical",
+        }
+    }
 }
 
 /// A prompt with the texts of its responses.
@@ -61,14 +74,13 @@ pub struct Control<'a> {
 impl Control<'_> {
     /// Returns the comparison in both orders, the intact response first and second.
     pub fn comparisons(&self) -> [Comparison<'_>; 2] {
-        [(self.intact, &*self.damaged), (&*self.damaged, self.intact)].map(|(first, second)| {
-            Comparison {
-                prompt_id: self.prompt_id,
-                request: self.request,
-                first,
-                second,
-            }
-        })
+        let forth = Comparison {
+            prompt_id: self.prompt_id,
+            request: self.request,
+            first: Answer::made("intact", self.intact),
+            second: Answer::made(self.kind.name(), &self.damaged),
+        };
+        [forth, forth.swapped()]
     }
 }
 
@@ -261,8 +273,8 @@ mod tests {
     fn the_intact_response_is_shown_first_and_then_second() {
         let controls = plan(&[answered("p", &["a b"])], 1, 1);
         let [forth, back] = controls[0].comparisons();
-        assert_eq!((forth.first, forth.second), ("a b", "a"));
-        assert_eq!((back.first, back.second), ("a", "a b"));
+        assert_eq!((forth.first.text, forth.second.text), ("a b", "a"));
+        assert_eq!((back.first.text, back.second.text), ("a", "a b"));
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! Why a comparison could not be made.
 
+use std::path::PathBuf;
+
+use sims_artifact::ArtifactError;
 use sims_model::ModelError;
 
 /// A model, template or request that cannot be judged with.
@@ -27,7 +30,8 @@ pub enum JudgeError {
     },
     /// The request leaves no room for two answers.
     #[error(
-        "prompt {prompt_id}: the judge's prompt has {tokens} tokens before any answer; the model's context is {context}"
+        "prompt {prompt_id}: the judge's prompt has {tokens} tokens before any answer; the model's context is {context}; \
+         leave the prompt out, or use a shorter template"
     )]
     RequestTooLong {
         /// The prompt.
@@ -37,7 +41,54 @@ pub enum JudgeError {
         /// The model's context.
         context: usize,
     },
+    /// Nobody annotated a comparison.
+    #[error(
+        "prompt {prompt_id}: the annotations say nothing of response {first} against {second}, nor of {others} other \
+         comparisons; annotate them, or leave them out with --missing skip"
+    )]
+    NotAnnotated {
+        /// The prompt.
+        prompt_id: String,
+        /// The response shown first.
+        first: String,
+        /// The response shown second.
+        second: String,
+        /// How many more comparisons have no annotation.
+        others: usize,
+    },
+    /// A bias for length is asked for, and a response has a text but no tokens.
+    #[error(
+        "response {response_id} has a text but no token_ids, so its length in tokens is unknown; \
+         tokenize the responses, or leave length-bias, length-bias-growth and planted-length out"
+    )]
+    NoLength {
+        /// The response.
+        response_id: String,
+    },
+    /// A row of the annotations that means nothing.
+    #[error("{}, row {row} (from 0): {message}", file.display())]
+    Annotation {
+        /// The file.
+        file: PathBuf,
+        /// The row, from 0.
+        row: usize,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// Parameters or inputs that do not go together.
+    #[error("{0}")]
+    Setting(String),
+    /// A table could not be read.
+    #[error(transparent)]
+    Artifact(#[from] ArtifactError),
     /// The model, its tokenizer or its templates failed.
     #[error(transparent)]
     Model(#[from] ModelError),
+}
+
+impl JudgeError {
+    /// Returns whether the request, not the machine, has to change.
+    pub fn is_bad_input(&self) -> bool {
+        !matches!(self, Self::Model(_))
+    }
 }

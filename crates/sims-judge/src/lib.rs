@@ -1,21 +1,30 @@
-//! Compares responses pairwise with the frozen model as its own judge.
+//! Compares responses pairwise.
 //!
-//! [`Judge`] is the stage: it plans which responses of a prompt meet ([`schedule`]), asks the model
-//! which of two is better in both orders ([`self_judge`]), and writes one row a comparison and order
+//! [`Judge`] is the stage: it plans which responses of a prompt meet ([`schedule`]), asks a judge
+//! ([`PairJudge`]) which of two is better in both orders, and writes one row a comparison and order
 //! ([`verdict`]). Beside them it writes how far the judge can be trusted: what its comparisons say
 //! ([`reliability`]), and how it fares where the better answer is known ([`controls`]).
-//! [`SelfJudge`] alone serves whoever has texts to compare.
+//! [`open()`] makes a judge for whoever has answers to compare; each judge has a file of its own, the
+//! frozen model itself ([`self_judge`]) first of all.
 //!
 //! The judge never sees a steering: one that drifts with the policy would make scores of different
 //! rounds incomparable.
 
+pub mod annotations;
+pub mod comparison;
 pub mod controls;
 mod damage;
 pub mod diagnostics;
 mod error;
 pub mod limits;
+pub mod noisy;
+pub mod open;
 mod order_split;
+mod params;
 mod plan;
+pub mod planted;
+mod question;
+pub mod rating;
 pub mod reliability;
 pub mod sanitise;
 pub mod schedule;
@@ -24,9 +33,12 @@ mod stage;
 pub mod template;
 pub mod verdict;
 
+pub use comparison::{Answer, Comparison, Judged, PairJudge};
 pub use error::JudgeError;
+pub use open::{JudgeInputs, open};
+pub use params::{JudgeKind, JudgeParams, Missing, WeightType};
 pub use sanitise::Sanitiser;
 pub use schedule::Schedule;
-pub use self_judge::{Comparison, Judged, SelfJudge};
-pub use stage::{Judge, JudgeKind, JudgeParams, WeightType};
+pub use self_judge::SelfJudge;
+pub use stage::Judge;
 pub use verdict::{BothOrders, Preference};

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, HashMap};
 use sims_artifact::tables::{PromptRow, ResponseRow};
 use sims_stage::BadInput;
 
+use crate::JudgeParams;
+use crate::comparison::{Answer, Comparison};
 use crate::controls::Answered;
 use crate::template::request_text;
-use crate::{Comparison, JudgeParams};
 
 /// Returns the text of each request.
 pub(crate) fn prompts_by_id(prompts: Vec<PromptRow>) -> HashMap<String, String> {
@@ -52,6 +53,12 @@ pub(crate) fn responses_by_prompt(
     Ok(groups)
 }
 
+/// Returns the latest round that a response comes from, at least 1.
+pub(crate) fn round(groups: &BTreeMap<String, Vec<ResponseRow>>) -> u32 {
+    let rounds = groups.values().flatten().map(|response| response.round);
+    rounds.max().unwrap_or(1).max(1)
+}
+
 /// A pair of responses to compare in both orders.
 pub(crate) struct Pair<'a> {
     pub(crate) request: &'a str,
@@ -65,8 +72,8 @@ impl Pair<'_> {
         [(self.a, self.b), (self.b, self.a)].map(|(first, second)| Comparison {
             prompt_id: &self.a.prompt_id,
             request: self.request,
-            first: &first.text,
-            second: &second.text,
+            first: Answer::of(first),
+            second: Answer::of(second),
         })
     }
 }

@@ -1,69 +1,24 @@
 //! The stage: tables in, tables out.
 
 use std::ops::ControlFlow;
+use std::path::Path;
 
 use anyhow::Context;
 use sims_artifact::tables::{JudgmentRow, MetricRow};
-use sims_artifact::{ModelManifest, read_prompts};
+use sims_artifact::{Digest, ModelManifest, read_prompts};
 use sims_model::language_model::set_threads;
-use sims_model::score::ScoreLimits;
 use sims_model::{DeviceChoice, LanguageModel, LoadOptions, memory, numerics_class};
 use sims_stage::{BadInput, Interrupted, Numerics, Role, Stage, StageIo};
 use sims_stats::Bootstrap;
 
+use crate::comparison::{Comparison, Judged, PairJudge};
 use crate::controls::{self, Control, IDENTICAL_MAX_DIFFERENCE};
-use crate::limits::{Limits, Unreliable};
-use crate::plan::{Pair, answered, pairs, prompts_by_id, responses_by_prompt};
+use crate::limits::Unreliable;
+use crate::open::{JudgeInputs, open};
+use crate::params::{JudgeParams, Missing, WeightType};
+use crate::plan::{Pair, answered, pairs, prompts_by_id, responses_by_prompt, round};
 use crate::reliability::{JudgedPair, Reliability};
-use crate::template::choose;
 use crate::verdict::BothOrders;
-use crate::{Comparison, JudgeError, Judged, Schedule, SelfJudge};
-
-sims_stage::choice! {
-    /// Who compares
-    pub enum JudgeKind {
-        /// The frozen model itself
-        SelfJudge = "self",
-    }
-}
-
-sims_stage::choice! {
-    /// The type that weights are held in
-    pub enum WeightType {
-        /// 32-bit floats
-        F32 = "f32",
-        /// The upper half of a 32-bit float
-        Bf16 = "bf16",
-    }
-}
-
-sims_stage::params! {
-    /// Which responses are compared, and by whom.
-    pub struct JudgeParams {
-        /// Who compares
-        judge: JudgeKind = JudgeKind::SelfJudge,
-        /// Which pairs of a prompt's responses are compared
-        schedule: Schedule = Schedule::Circulant,
-        /// How many others each response meets under `circulant`; at least 2, so that all are connected
-        meets: u32 = 4,
-        /// The judge's prompt: auto (the model's own if it has one), ab-1, or the version of the model's own
-        template: String = "auto".to_owned(),
-        /// Least probability on the verdict tokens; below it a comparison is invalid
-        min_coverage: f64 = 0.5,
-        /// Prompts with controls, comparisons whose better answer is known; 0 for none
-        controls: u32 = 64,
-        /// What follows when the judge misses one of the two limits below
-        unreliable: Unreliable = Unreliable::Warn,
-        /// Largest share of pairs in which the slot, not the response, decides
-        max_flip_rate: f64 = 0.4,
-        /// Least share of controls in which a response is preferred to another prompt's
-        min_control_accuracy: f64 = 0.9,
-        /// The type that weights are held in
-        dtype: WeightType = WeightType::F32,
-        /// Seed of the circulant designs, the controls and the intervals
-        seed: u64 = 0,
-    }
-}
 
 /// The judge stage.
 pub struct Judge;
@@ -71,7 +26,7 @@ pub struct Judge;
 impl Stage for Judge {
     const NAME: &'static str = "judge";
     const ABOUT: &'static str =
-        "Compares responses pairwise with the frozen model as its own judge";
+        "Compares responses pairwise, with the frozen model as its own judge or another";
     const EXAMPLES: &'static str = "Example:
   sims-judge --prompts train.parquet --responses responses.parquet --model data/tiny --meets 4 --out judged";
     const BEHAVIOUR: u32 = 3;
@@ -82,7 +37,21 @@ impl Stage for Judge {
         vec![
             Role::required("prompts", "prompts@1", "The prompts that were answered"),
             Role::required("responses", "responses@1", "The responses to compare"),
-            Role::required("model", "model", "The model that judges, without steering"),
+            Role::optional(
+                "model",
+                "model",
+                "The model that judges, without steering; judges that ask none do without",
+            ),
+            Role::optional(
+                "annotations",
+                "judgments@1",
+                "Judge file: annotated pairs, one row a pair and order",
+            ),
+            Role::optional(
+                "ratings",
+                "ratings@1",
+                "Judge file: ratings of single responses",
+            ),
         ]
     }
 
@@ -98,15 +67,10 @@ impl Stage for Judge {
     }
 
     fn run(params: &JudgeParams, io: &mut StageIo) -> anyhow::Result<()> {
-        check(params)?;
+        params.check()?;
         let prompts = prompts_by_id(read_prompts(io.input("prompts")?)?);
         let groups = responses_by_prompt(io.read("responses")?, &prompts)?;
         let pairs = pairs(params, &groups, &prompts)?;
-        let controls = controls::plan(
-            &answered(&groups, &prompts),
-            params.controls as usize,
-            params.seed,
-        );
         let alone = groups.values().filter(|group| group.len() < 2).count();
         if alone > 0 {
             io.warn(format!(
@@ -114,28 +78,36 @@ impl Stage for Judge {
             ));
         }
 
-        let model = load_model(io, params.dtype)?;
-        let digest = ModelManifest::of_dir(io.input("model")?)?.digest;
-        let judge = choose(&params.template, &model)
-            .and_then(|template| SelfJudge::new(&model, &digest, template))
-            .map_err(bad_input)?;
-        let limits = judge.limits(io.batch_size());
-        io.count("batch_rows", limits.max_rows as f64);
+        let model = match params.needs_model() {
+            true => load_model(io, params.dtype)?,
+            false => None,
+        };
+        let judge: Box<dyn PairJudge + '_> = {
+            let path = |role| io.optional_input(role).map(Path::to_owned);
+            let inputs = JudgeInputs {
+                model: model.as_ref().map(|(model, digest)| (model, digest)),
+                annotations: path("annotations"),
+                ratings: path("ratings"),
+                sequences: io.batch_size(),
+                round: round(&groups),
+            };
+            open(params, &inputs).map_err(bad_input)?
+        };
+        let pairs = annotated(params, judge.as_ref(), pairs, io)?;
+        let controls = match judge.reads_texts() {
+            true => controls::plan(
+                &answered(&groups, &prompts),
+                params.controls as usize,
+                params.seed,
+            ),
+            false => Vec::new(),
+        };
         let comparisons: Vec<Comparison<'_>> = pairs.iter().flat_map(Pair::comparisons).collect();
-        let judged = compare(&judge, "judge", &comparisons, &limits, io)?;
+        let judged = compare(judge.as_ref(), "judge", &comparisons, io)?;
         let comparisons: Vec<Comparison<'_>> =
             controls.iter().flat_map(Control::comparisons).collect();
-        let controlled = compare(&judge, "controls", &comparisons, &limits, io)?;
-        let mut tokens = judged.tokens;
-        tokens.add(controlled.tokens);
-        if let Some(warning) = memory::warning(tokens.halvings) {
-            io.warn(warning);
-        }
-        // Two for each parameter and token: a multiplication and an addition.
-        let parameters = model.decoder().config().parameters() as f64;
-        io.count("estimated_flops", 2.0 * parameters * tokens.computed as f64);
-        io.count("tokens_computed", tokens.computed as f64);
-        io.count("tokens_without_sharing", tokens.total as f64);
+        let controlled = compare(judge.as_ref(), "controls", &comparisons, io)?;
+        count_cost(&judged, &controlled, io);
 
         io.count("pairs", pairs.len() as f64);
         io.count("comparisons_cut_to_fit", judged.cut as f64);
@@ -157,38 +129,57 @@ impl Stage for Judge {
     }
 }
 
-fn check(params: &JudgeParams) -> Result<(), BadInput> {
-    if params.schedule == Schedule::Circulant && params.meets < 2 {
-        return Err(BadInput::new(format!(
-            "meets is {}, but each response must meet at least 2 others for all to be connected",
-            params.meets
-        )));
-    }
-    if !(0.0..=1.0).contains(&params.min_coverage) {
-        return Err(BadInput::new(format!(
-            "min-coverage is {}, but a probability is between 0 and 1",
-            params.min_coverage
-        )));
-    }
-    limits(params).check()
-}
-
-fn limits(params: &JudgeParams) -> Limits {
-    Limits {
-        max_flip_rate: params.max_flip_rate,
-        min_control_accuracy: params.min_control_accuracy,
-    }
-}
-
-fn load_model(io: &StageIo, dtype: WeightType) -> anyhow::Result<LanguageModel> {
+/// Loads the model where one is given, with its manifest digest.
+fn load_model(io: &StageIo, dtype: WeightType) -> anyhow::Result<Option<(LanguageModel, Digest)>> {
+    let Some(path) = io.optional_input("model") else {
+        return Ok(None);
+    };
     set_threads(io.threads()).ok(); // Fails only where threads run already; results do not depend on them.
     let device: DeviceChoice = io.device().parse().map_err(bad_input)?;
     let options = LoadOptions {
         devices: device.open().map_err(bad_input)?,
         dtype: dtype.to_string().parse().map_err(bad_input)?,
     };
-    let model = LanguageModel::load(io.input("model")?, &options).map_err(bad_input)?;
-    Ok(model)
+    let model = LanguageModel::load(path, &options).map_err(bad_input)?;
+    Ok(Some((model, ModelManifest::of_dir(path)?.digest)))
+}
+
+/// Leaves out the pairs that the judge knows nothing of, where the parameters ask for it.
+fn annotated<'a>(
+    params: &JudgeParams,
+    judge: &dyn PairJudge,
+    pairs: Vec<Pair<'a>>,
+    io: &mut StageIo,
+) -> Result<Vec<Pair<'a>>, BadInput> {
+    if params.missing != Some(Missing::Skip) {
+        return Ok(pairs);
+    }
+    let planned = pairs.len();
+    let known: Vec<Pair<'a>> = pairs
+        .into_iter()
+        .filter(|pair| pair.comparisons().iter().all(|asked| judge.knows(asked)))
+        .collect();
+    if known.is_empty() {
+        return Err(BadInput::new(format!(
+            "none of the {planned} pairs is annotated; do the annotations belong to these responses?"
+        )));
+    }
+    io.count("pairs_not_annotated", (planned - known.len()) as f64);
+    Ok(known)
+}
+
+/// Counts what all comparisons cost.
+fn count_cost(judged: &Judged, controlled: &Judged, io: &mut StageIo) {
+    let mut cost = Judged::default();
+    cost.add_cost(judged);
+    cost.add_cost(controlled);
+    if let Some(warning) = memory::warning(cost.tokens.halvings) {
+        io.warn(warning);
+    }
+    io.count("batch_rows", cost.batch_rows as f64);
+    io.count("estimated_flops", cost.flops);
+    io.count("tokens_computed", cost.tokens.computed as f64);
+    io.count("tokens_without_sharing", cost.tokens.total as f64);
 }
 
 /// Wraps what is wrong with the input, cause chain and all.
@@ -197,10 +188,9 @@ fn bad_input<E: std::error::Error + Send + Sync + 'static>(error: E) -> BadInput
 }
 
 fn compare(
-    judge: &SelfJudge<'_>,
+    judge: &dyn PairJudge,
     label: &str,
     comparisons: &[Comparison<'_>],
-    limits: &ScoreLimits,
     io: &mut StageIo,
 ) -> anyhow::Result<Judged> {
     if comparisons.is_empty() {
@@ -215,10 +205,10 @@ fn compare(
             ControlFlow::Continue(())
         }
     };
-    match judge.compare(comparisons, limits, &mut report) {
+    match judge.compare(comparisons, &mut report) {
         Ok(judged) => Ok(judged),
         Err(_) if io.interrupted() => Err(Interrupted.into()),
-        Err(error @ JudgeError::RequestTooLong { .. }) => Err(bad_input(error).into()),
+        Err(error) if error.is_bad_input() => Err(bad_input(error).into()),
         Err(error) => Err(error).context("judging failed"),
     }
 }
@@ -286,7 +276,7 @@ fn hold_to_limits(
     figures: &[MetricRow],
     io: &mut StageIo,
 ) -> Result<(), BadInput> {
-    let missed = limits(params).missed(figures);
+    let missed = params.limits().missed(figures);
     if missed.is_empty() {
         return Ok(());
     }

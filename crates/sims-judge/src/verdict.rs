@@ -31,9 +31,7 @@ impl Verdicts {
         ] {
             for &id in ids {
                 let token = tokenizer.token(id).unwrap_or_default();
-                // Byte-level and SentencePiece vocabularies write the space before a word so.
-                let bare = token.trim_start_matches(['\u{120}', '\u{2581}', ' ']);
-                if !words.iter().any(|word| word.trim() == bare) {
+                if !words.iter().any(|word| word.trim() == bare(&token)) {
                     let word = words.first().map_or("", |word| word.trim()).to_owned();
                     return Err(JudgeError::UnknownVerdict { word, token });
                 }
@@ -61,6 +59,11 @@ impl Verdicts {
             coverage: (both - f64::from(next.log_normaliser)).exp().min(1.0),
         }
     }
+}
+
+/// Returns a token as a word: byte-level and SentencePiece vocabularies write the space before it so.
+pub(crate) fn bare(token: &str) -> &str {
+    token.trim_start_matches(['\u{120}', '\u{2581}', ' '])
 }
 
 fn log_sum_exp(logits: &[f32]) -> f64 {

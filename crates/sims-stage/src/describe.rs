@@ -152,8 +152,27 @@ impl Description {
             behaviour: S::BEHAVIOUR,
             inputs: described(S::inputs()),
             outputs: described(S::outputs()),
-            params: schemars::schema_for!(S::Params).to_value(),
+            params: without_null(schemars::schema_for!(S::Params).to_value()),
             numerics: S::NUMERICS.class(device).to_owned(),
         }
     }
+}
+
+/// Takes `null` from what parameters may be: one without a default is left out, never null.
+fn without_null(mut schema: Value) -> Value {
+    let is_null = |form: &Value| form == "null" || form["type"] == "null";
+    let properties = schema.get_mut("properties").and_then(Value::as_object_mut);
+    for property in properties.into_iter().flat_map(|all| all.values_mut()) {
+        for keyword in ["type", "anyOf"] {
+            if let Some(Value::Array(forms)) = property.get_mut(keyword) {
+                forms.retain(|form| !is_null(form));
+            }
+        }
+        if let Some(Value::Array(types)) = property.get("type")
+            && let [only] = &types[..]
+        {
+            property["type"] = only.clone();
+        }
+    }
+    schema
 }

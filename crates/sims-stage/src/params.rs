@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 /// Declares a stage's parameters.
 ///
 /// Each field has a doc comment (its help), a type with `Display` and `FromStr`, and a default.
+/// Those after `optional` have no default: they are `None` and no part of what a run is known by
+/// unless they are given, so that adding one changes no earlier run.
 /// The calling crate needs `clap`, `serde` and `schemars` among its dependencies.
 ///
 /// ```ignore
@@ -18,6 +20,10 @@ use serde::{Deserialize, Serialize};
 ///     pub struct SampleParams {
 ///         /// Responses a prompt
 ///         samples: u32 = 10,
+///     }
+///     optional {
+///         /// Stop after this many tokens
+///         budget: u32,
 ///     }
 /// }
 /// ```
@@ -28,6 +34,9 @@ macro_rules! params {
         pub struct $name:ident {
             $( $(#[doc = $field_doc:literal])+ $field:ident : $kind:ty = $default:expr ),* $(,)?
         }
+        $( optional {
+            $( $(#[doc = $optional_doc:literal])+ $optional:ident : $optional_kind:ty ),* $(,)?
+        } )?
     ) => {
         $(#[doc = $doc])+
         #[derive(Debug, Clone, PartialEq, clap::Args, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
@@ -38,11 +47,17 @@ macro_rules! params {
                 #[arg(long, default_value_t = $default, action = clap::ArgAction::Set, allow_negative_numbers = true)]
                 pub $field: $kind,
             )*
+            $($(
+                $(#[doc = $optional_doc])+
+                #[arg(long, action = clap::ArgAction::Set, allow_negative_numbers = true)]
+                #[serde(skip_serializing_if = "Option::is_none")]
+                pub $optional: Option<$optional_kind>,
+            )*)?
         }
 
         impl Default for $name {
             fn default() -> Self {
-                Self { $( $field: $default ),* }
+                Self { $( $field: $default, )* $($( $optional: None, )*)? }
             }
         }
     };

@@ -328,6 +328,10 @@ mod tests {
                 /// Added to every value
                 offset: f64 = -0.5,
             }
+            optional {
+                /// Divides every value
+                divisor: f64,
+            }
         }
     }
     use settings::CountParams;
@@ -360,7 +364,7 @@ mod tests {
                     policy: "base".into(),
                     draw: None,
                     metric: "number".into(),
-                    value: f64::from(i) + params.offset,
+                    value: (f64::from(i) + params.offset) / params.divisor.unwrap_or(1.0),
                 })
                 .collect();
             io.write("scores", &rows)
@@ -413,6 +417,8 @@ mod tests {
         assert_eq!(properties["rows"]["default"], 3);
         assert_eq!(properties["offset"]["default"], -0.5);
         assert_eq!(properties["rows"]["description"], "Rows to write");
+        assert_eq!(properties["divisor"]["type"], "number");
+        assert_eq!(properties["divisor"].get("default"), None);
         assert_eq!(description.params["additionalProperties"], false);
         let matches = command::<Count>().get_matches_from(["x", "--out", "o"]);
         assert_eq!(

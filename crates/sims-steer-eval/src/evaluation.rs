@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use anyhow::Context;
 use sims_artifact::Digest;
-use sims_judge::{BothOrders, Comparison, JudgeError, SelfJudge};
+use sims_judge::{Answer, BothOrders, Comparison, PairJudge};
 use sims_model::generate::{BatchLimits, Progress};
 use sims_model::score::TokenCount;
 use sims_model::{Hook, LanguageModel, ModelError};
@@ -98,7 +98,7 @@ pub(crate) struct Evaluation<'a> {
     pub(crate) params: &'a SteerEvalParams,
     pub(crate) io: &'a StageIo,
     pub(crate) model: &'a LanguageModel,
-    pub(crate) judge: SelfJudge<'a>,
+    pub(crate) judge: Box<dyn PairJudge + 'a>,
     pub(crate) prompts: Vec<EncodedPrompt>,
     /// What the judge reads as the request, in the order of `prompts`.
     pub(crate) requests: Vec<String>,
@@ -207,14 +207,13 @@ impl Evaluation<'_> {
         let mut comparisons = Vec::with_capacity(2 * draws * indices.len());
         for ((&index, policy), other) in indices.iter().zip(policy).zip(other) {
             for (own, other) in policy.iter().zip(other).take(draws) {
-                let show = |first, second| Comparison {
+                let forth = Comparison {
                     prompt_id: self.prompts[index].prompt_id.as_str(),
                     request: self.requests[index].as_str(),
-                    first,
-                    second,
+                    first: Answer::of(own),
+                    second: Answer::of(other),
                 };
-                comparisons.push(show(own.text.as_str(), other.text.as_str()));
-                comparisons.push(show(other.text.as_str(), own.text.as_str()));
+                comparisons.extend([forth, forth.swapped()]);
             }
         }
         let io = self.io;
@@ -223,15 +222,11 @@ impl Evaluation<'_> {
             bar.set(done as u64);
             keep_going(io)
         };
-        let limits = self.judge.limits(io.batch_size());
-        let judged = match self.judge.compare(&comparisons, &limits, &mut report) {
+        let judged = match self.judge.compare(&comparisons, &mut report) {
             Ok(judged) => judged,
             Err(_) if io.interrupted() => return Err(Interrupted.into()),
-            Err(error @ JudgeError::RequestTooLong { .. }) => {
-                return Err(BadInput::new(format!(
-                    "{error}; leave the prompt out, or use a shorter template"
-                ))
-                .into());
+            Err(error) if error.is_bad_input() => {
+                return Err(BadInput::new(error.to_string()).into());
             }
             Err(error) => return Err(error).context("judging failed"),
         };
@@ -244,7 +239,7 @@ impl Evaluation<'_> {
                     ab: orders[0],
                     ba: orders[1],
                 },
-                equal: shown[0].first == shown[0].second,
+                equal: shown[0].first.text == shown[0].second.text,
             })
             .collect();
         Ok(Wins::of(

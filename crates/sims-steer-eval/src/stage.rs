@@ -4,8 +4,8 @@ use std::path::Path;
 
 use sims_artifact::tables::{DecisionRow, PromptRow, ResponseRow, ScoreRow};
 use sims_artifact::{Digest, ModelManifest, read_table};
-use sims_judge::SelfJudge;
-use sims_judge::template::{choose, request_text};
+use sims_judge::template::request_text;
+use sims_judge::{JudgeInputs, JudgeParams, open};
 use sims_model::language_model::set_threads;
 use sims_model::{DeviceChoice, LanguageModel, LoadOptions, memory, numerics_class};
 use sims_sample::{BASE_POLICY, encode_prompts};
@@ -147,10 +147,20 @@ fn prepare<'a>(
     params: &'a SteerEvalParams,
     io: &'a StageIo,
     model: &'a LanguageModel,
-    digest: &Digest,
+    digest: &'a Digest,
     prompts: &[PromptRow],
 ) -> anyhow::Result<(Evaluation<'a>, Answers)> {
-    let template = choose(&params.template, model).map_err(bad_input)?;
+    let judge = JudgeParams {
+        judge: params.judge,
+        template: params.template.clone(),
+        ..JudgeParams::default()
+    };
+    let inputs = JudgeInputs {
+        model: Some((model, digest)),
+        sequences: io.batch_size(),
+        round: params.round,
+        ..JudgeInputs::default()
+    };
     let neutral = match io.optional_input("neutral") {
         Some(path) => {
             NeutralText::encode_all(model, &read_table(path)?, params.neutral_context as usize)?
@@ -161,7 +171,7 @@ fn prepare<'a>(
         params,
         io,
         model,
-        judge: SelfJudge::new(model, digest, template).map_err(bad_input)?,
+        judge: open(&judge, &inputs).map_err(bad_input)?,
         prompts: encode_prompts(model, prompts, params.max_new_tokens as usize)
             .map_err(bad_input)?,
         requests: prompts

@@ -1,6 +1,7 @@
 //! The judge stage as a program, and the judge as a library, on a model with random weights.
 
 mod broken;
+mod judges;
 mod reliability;
 
 use std::fs;
@@ -11,7 +12,7 @@ use std::process::Output;
 use sims_artifact::tables::{JudgmentRow, Message, PromptRow, ResponseRow, response_id};
 use sims_artifact::{ModelManifest, read_table, write_table};
 use sims_judge::template::choose;
-use sims_judge::{Comparison, Judged, Preference, SelfJudge};
+use sims_judge::{Answer, Comparison, Judged, PairJudge, Preference, SelfJudge};
 use sims_model::{Batch, KvCache, LanguageModel, LoadOptions};
 use sims_testkit::random_model::{self, RandomModel, prompts, refused, succeeded, summary};
 use tempfile::TempDir;
@@ -314,10 +315,9 @@ fn a_vocabulary_without_the_verdict_is_refused() {
 fn compare(model: &LanguageModel, bench: &Bench, comparisons: &[Comparison]) -> Judged {
     let digest = ModelManifest::of_dir(&bench.model).unwrap().digest;
     let template = choose("auto", model).unwrap();
-    let judge = SelfJudge::new(model, &digest, template).unwrap();
-    let limits = judge.limits(0);
+    let judge = SelfJudge::new(model, &digest, template, 0).unwrap();
     judge
-        .compare(comparisons, &limits, &mut |_| ControlFlow::Continue(()))
+        .compare(comparisons, &mut |_| ControlFlow::Continue(()))
         .unwrap()
 }
 
@@ -325,8 +325,8 @@ fn comparison<'a>(first: &'a str, second: &'a str) -> Comparison<'a> {
     Comparison {
         prompt_id: "p",
         request: "sort w5 w6",
-        first,
-        second,
+        first: Answer::made("a", first),
+        second: Answer::made("b", second),
     }
 }
 

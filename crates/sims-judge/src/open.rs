@@ -1,0 +1,180 @@
+//! From parameters to a judge.
+
+use std::path::PathBuf;
+
+use sims_artifact::Digest;
+use sims_model::LanguageModel;
+
+use crate::annotations::{AnnotatedPairs, AnnotatedRatings};
+use crate::comparison::PairJudge;
+use crate::noisy::Noisy;
+use crate::planted::{LengthBiased, PlantedFirst, PlantedLength};
+use crate::rating::RatingJudge;
+use crate::template::choose;
+use crate::{JudgeError, JudgeKind, JudgeParams, SelfJudge};
+
+/// What a judge may work with.
+#[derive(Clone, Default)]
+pub struct JudgeInputs<'a> {
+    /// The frozen model and its manifest digest.
+    pub model: Option<(&'a LanguageModel, &'a Digest)>,
+    /// Annotated pairs, a `judgments@1` table.
+    pub annotations: Option<PathBuf>,
+    /// Ratings of single responses, a `ratings@1` table.
+    pub ratings: Option<PathBuf>,
+    /// Transcripts that the model reads at once; 0 takes what fits the memory.
+    pub sequences: usize,
+    /// The round, from 1: what a growing bias grows with.
+    pub round: u32,
+}
+
+impl<'a> JudgeInputs<'a> {
+    fn model_for(&self, kind: JudgeKind) -> Result<(&'a LanguageModel, &'a Digest), JudgeError> {
+        self.model.ok_or_else(|| {
+            JudgeError::Setting(format!(
+                "judge `{kind}` asks a model, and none is given; give --model, or choose another judge"
+            ))
+        })
+    }
+}
+
+impl JudgeParams {
+    /// Returns whether the judge asks a model.
+    pub fn needs_model(&self) -> bool {
+        let asks = |kind: &JudgeKind| matches!(kind, JudgeKind::SelfJudge | JudgeKind::Rating);
+        self.kinds().iter().any(asks)
+    }
+
+    fn rating_scale(&self) -> Result<f64, JudgeError> {
+        finite("rating-scale", self.rating_scale.unwrap_or(1.0))
+    }
+
+    /// Returns the judges that are asked: the chosen one, and the oracle behind a noisy one.
+    fn kinds(&self) -> Vec<JudgeKind> {
+        let behind = (self.judge == JudgeKind::Noisy).then(|| self.oracle());
+        [self.judge].into_iter().chain(behind).collect()
+    }
+
+    fn oracle(&self) -> JudgeKind {
+        self.oracle.unwrap_or(JudgeKind::SelfJudge)
+    }
+
+    /// Refuses parameters of judges that are not asked, which would do nothing.
+    fn check_used(&self) -> Result<(), JudgeError> {
+        let kinds = self.kinds();
+        use JudgeKind::{File, Noisy, PlantedLength, Rating};
+        let parameters: [(&str, bool, &[JudgeKind]); 5] = [
+            ("oracle", self.oracle.is_some(), &[Noisy]),
+            ("error-rate", self.error_rate.is_some(), &[Noisy]),
+            ("rating-scale", self.rating_scale.is_some(), &[Rating, File]),
+            ("missing", self.missing.is_some(), &[File]),
+            (
+                "length-weight",
+                self.length_weight.is_some(),
+                &[PlantedLength],
+            ),
+        ];
+        for (name, given, readers) in parameters {
+            if given && !kinds.iter().any(|kind| readers.contains(kind)) {
+                return Err(JudgeError::Setting(format!(
+                    "{name} is given, but judge `{}` does not read it; leave it out, or choose judge `{}`",
+                    self.judge, readers[0]
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Makes the judge that `params` describe, of what `inputs` hold.
+///
+/// # Errors
+/// A parameter that the judge does not read or that is out of range, an input that it lacks, and what
+/// reading the inputs returns.
+pub fn open<'a>(
+    params: &JudgeParams,
+    inputs: &JudgeInputs<'a>,
+) -> Result<Box<dyn PairJudge + 'a>, JudgeError> {
+    params.check_used()?;
+    let mut judge = open_kind(params.judge, params, inputs)?;
+    let growth = finite(
+        "length-bias-growth",
+        params.length_bias_growth.unwrap_or(0.0),
+    )?;
+    let bias = finite("length-bias", params.length_bias.unwrap_or(0.0))?
+        + growth * f64::from(inputs.round.saturating_sub(1));
+    if bias != 0.0 {
+        judge = Box::new(LengthBiased::new(judge, bias));
+    }
+    Ok(judge)
+}
+
+fn open_kind<'a>(
+    kind: JudgeKind,
+    params: &JudgeParams,
+    inputs: &JudgeInputs<'a>,
+) -> Result<Box<dyn PairJudge + 'a>, JudgeError> {
+    Ok(match kind {
+        JudgeKind::SelfJudge => {
+            let (model, digest) = inputs.model_for(kind)?;
+            let template = choose(&params.template, model)?;
+            Box::new(SelfJudge::new(model, digest, template, inputs.sequences)?)
+        }
+        JudgeKind::Rating => {
+            let (model, digest) = inputs.model_for(kind)?;
+            let scale = params.rating_scale()?;
+            Box::new(RatingJudge::new(model, digest, scale, inputs.sequences)?)
+        }
+        JudgeKind::File => match (&inputs.annotations, &inputs.ratings) {
+            (Some(_), None) if params.rating_scale.is_some() => {
+                return Err(JudgeError::Setting(
+                    "rating-scale is given, but the judge reads --annotations; it scales --ratings"
+                        .to_owned(),
+                ));
+            }
+            (Some(pairs), None) => Box::new(AnnotatedPairs::read(pairs)?),
+            (None, Some(ratings)) => {
+                Box::new(AnnotatedRatings::read(ratings, params.rating_scale()?)?)
+            }
+            _ => {
+                return Err(JudgeError::Setting(
+                    "judge `file` reads either --annotations (pairs) or --ratings (single responses); give one of them"
+                        .to_owned(),
+                ));
+            }
+        },
+        JudgeKind::Noisy => {
+            let error_rate = params.error_rate.ok_or_else(|| {
+                JudgeError::Setting("judge `noisy` needs error-rate, between 0 and 0.5".to_owned())
+            })?;
+            let oracle = match params.oracle() {
+                JudgeKind::Noisy => {
+                    return Err(JudgeError::Setting(
+                        "the oracle of judge `noisy` cannot be `noisy` itself".to_owned(),
+                    ));
+                }
+                oracle => open_kind(oracle, params, inputs)?,
+            };
+            Box::new(Noisy::new(oracle, error_rate, params.seed)?)
+        }
+        JudgeKind::PlantedLength => {
+            let weight = params.length_weight.ok_or_else(|| {
+                JudgeError::Setting(
+                    "judge `planted-length` needs length-weight, in nats a token".to_owned(),
+                )
+            })?;
+            Box::new(PlantedLength::new(finite("length-weight", weight)?))
+        }
+        JudgeKind::PlantedFirst => Box::new(PlantedFirst),
+    })
+}
+
+fn finite(name: &str, value: f64) -> Result<f64, JudgeError> {
+    if value.is_finite() {
+        Ok(value)
+    } else {
+        Err(JudgeError::Setting(format!(
+            "{name} is {value}, but it must be a finite number"
+        )))
+    }
+}
