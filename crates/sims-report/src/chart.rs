@@ -9,6 +9,16 @@ use crate::curve::Point;
 
 /// Width and height. Unit: pixels.
 const SIZE: (u32, u32) = (820, 520);
+/// The colours of Okabe and Ito that stand out on white: told apart by nearly everybody.
+const COLORS: [RGBColor; 7] = [
+    RGBColor(0, 114, 178),
+    RGBColor(213, 94, 0),
+    RGBColor(0, 158, 115),
+    RGBColor(204, 121, 167),
+    RGBColor(86, 180, 233),
+    RGBColor(230, 159, 0),
+    RGBColor(0, 0, 0),
+];
 /// Room above and beside the outermost points, as a share of what they span.
 const ROOM: f64 = 0.08;
 
@@ -102,7 +112,7 @@ fn draw(
         }
     }
     for (number, layers) in sets.iter().enumerate() {
-        let color = Palette99::pick(number).to_rgba();
+        let color = COLORS[number % COLORS.len()];
         let mut of_set: Vec<&(&Point, f64, [f64; 3])> = drawn
             .iter()
             .filter(|(point, ..)| point.layers == *layers)

@@ -99,6 +99,8 @@ pub(crate) struct Evaluation<'a> {
     pub(crate) io: &'a StageIo,
     pub(crate) model: &'a LanguageModel,
     pub(crate) judge: Box<dyn PairJudge + 'a>,
+    /// Measures beside the loop's judge, and decides nothing.
+    pub(crate) second_judge: Option<Box<dyn PairJudge + 'a>>,
     pub(crate) prompts: Vec<EncodedPrompt>,
     /// What the judge reads as the request, in the order of `prompts`.
     pub(crate) requests: Vec<String>,
@@ -198,6 +200,36 @@ impl Evaluation<'_> {
         policy: &Answers,
         other: &Answers,
     ) -> anyhow::Result<Wins> {
+        let (wins, tokens) = self.wins_by(self.judge.as_ref(), label, indices, policy, other)?;
+        self.cost.judge.add(tokens);
+        Ok(wins)
+    }
+
+    /// Does the same with the second judge; none where there is no second one.
+    pub(crate) fn second_wins(
+        &mut self,
+        label: &str,
+        indices: &[usize],
+        policy: &Answers,
+        other: &Answers,
+    ) -> anyhow::Result<Option<Wins>> {
+        let Some(judge) = &self.second_judge else {
+            return Ok(None);
+        };
+        let label = format!("{label}, second judge");
+        let (wins, tokens) = self.wins_by(judge.as_ref(), &label, indices, policy, other)?;
+        self.cost.judge.add(tokens);
+        Ok(Some(wins))
+    }
+
+    fn wins_by(
+        &self,
+        judge: &dyn PairJudge,
+        label: &str,
+        indices: &[usize],
+        policy: &Answers,
+        other: &Answers,
+    ) -> anyhow::Result<(Wins, TokenCount)> {
         let draws = policy
             .iter()
             .zip(other)
@@ -222,7 +254,7 @@ impl Evaluation<'_> {
             bar.set(done as u64);
             keep_going(io)
         };
-        let judged = match self.judge.compare(&comparisons, &mut report) {
+        let judged = match judge.compare(&comparisons, &mut report) {
             Ok(judged) => judged,
             Err(_) if io.interrupted() => return Err(Interrupted.into()),
             Err(error) if error.is_bad_input() => {
@@ -230,7 +262,7 @@ impl Evaluation<'_> {
             }
             Err(error) => return Err(error).context("judging failed"),
         };
-        self.cost.judge.add(judged.tokens);
+        let tokens = judged.tokens;
         let judged: Vec<JudgedTexts> = comparisons
             .chunks_exact(2)
             .zip(judged.preferences.chunks_exact(2))
@@ -242,12 +274,8 @@ impl Evaluation<'_> {
                 equal: shown[0].first.text == shown[0].second.text,
             })
             .collect();
-        Ok(Wins::of(
-            &judged,
-            draws,
-            self.params.tau,
-            self.params.min_coverage,
-        ))
+        let (tau, min_coverage) = (self.params.tau, self.params.min_coverage);
+        Ok((Wins::of(&judged, draws, tau, min_coverage), tokens))
     }
 
     /// Measures a steering on the neutral texts; none when there are no texts.

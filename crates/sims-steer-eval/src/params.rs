@@ -117,6 +117,16 @@ sims_stage::params! {
         /// Seed of draws, split and resamples
         seed: u64 = 0,
     }
+    optional {
+        /// A second judge, which measures what is accepted and decides nothing: the guard holds the first against it
+        second_judge: JudgeKind,
+        /// planted-length: what each token counts by which an answer is longer. Unit: nats
+        length_weight: f64,
+        /// A bias of the judge, not of the second one, for the longer answer. Unit: nats a token
+        length_bias: f64,
+        /// What length-bias grows by with each round after the first. Unit: nats a token
+        length_bias_growth: f64,
+    }
 }
 
 impl SteerEvalParams {

@@ -106,6 +106,18 @@ impl Metrics {
         Ok(())
     }
 
+    /// Adds win rates against `baseline` as the second judge sees them.
+    pub(crate) fn second_wins(&mut self, wins: &Wins, baseline: &str) -> anyhow::Result<()> {
+        let n = wins.prompts();
+        if n > 0 {
+            let soft = wins.soft_rate(&self.bootstrap)?;
+            let hard = wins.hard_rate(&self.bootstrap)?;
+            self.interval("second_judge_win_rate", soft, n, baseline);
+            self.interval("second_judge_win_rate_hard", hard, n, baseline);
+        }
+        Ok(())
+    }
+
     /// Adds the win rate of one half of the base's draws against the other: what chance alone gives.
     pub(crate) fn base_against_base(&mut self, wins: &Wins) -> anyhow::Result<()> {
         if wins.prompts() > 0 {

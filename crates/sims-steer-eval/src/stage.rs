@@ -153,8 +153,16 @@ fn prepare<'a>(
     let judge = JudgeParams {
         judge: params.judge,
         template: params.template.clone(),
+        length_weight: params.length_weight,
+        length_bias: params.length_bias,
+        length_bias_growth: params.length_bias_growth,
         ..JudgeParams::default()
     };
+    let second = params.second_judge.map(|kind| JudgeParams {
+        judge: kind,
+        template: params.template.clone(),
+        ..JudgeParams::default()
+    });
     let inputs = JudgeInputs {
         model: Some((model, digest)),
         sequences: io.batch_size(),
@@ -172,6 +180,10 @@ fn prepare<'a>(
         io,
         model,
         judge: open(&judge, &inputs).map_err(bad_input)?,
+        second_judge: second
+            .map(|second| open(&second, &inputs))
+            .transpose()
+            .map_err(bad_input)?,
         prompts: encode_prompts(model, prompts, params.max_new_tokens as usize)
             .map_err(bad_input)?,
         requests: prompts
@@ -250,6 +262,7 @@ fn measure(
         let answers = &assessment.drawn.answers;
         let wins = evaluation.wins("against incumbent", &all, answers, &other.answers)?;
         assessment.wins_against_incumbent = Some(wins);
+        assessment.incumbent_answers = Some(other.answers);
     }
     let noise = noise(evaluation, &base)?;
     let mut gates = hard_gates(evaluation, &assessment, &base, &noise)?;
@@ -406,7 +419,7 @@ fn check_base(base: &Answers, indices: &[usize]) -> Result<(), BadInput> {
 
 /// Gathers the figures of what is accepted; `earlier` are draws of the same policy on other prompts.
 fn finish(
-    evaluation: &Evaluation<'_>,
+    evaluation: &mut Evaluation<'_>,
     assessment: Assessment,
     earlier: Vec<Assessment>,
     base: &Answers,
@@ -414,6 +427,7 @@ fn finish(
     let rule = evaluation.params.loop_rule();
     let mut metrics = Metrics::new(evaluation.bootstrap(), rule);
     metrics.assessment(&assessment, base)?;
+    second_opinion(evaluation, &assessment, base, &mut metrics)?;
 
     let mut scores = text_scores(base, &rule);
     let mut responses: Vec<ResponseRow> = base.iter().flatten().cloned().collect();
@@ -433,6 +447,26 @@ fn finish(
         parameters: evaluation.model.decoder().config().parameters(),
         warnings: Vec::new(),
     })
+}
+
+/// Adds what the second judge, if there is one, makes of the same answers.
+fn second_opinion(
+    evaluation: &mut Evaluation<'_>,
+    assessment: &Assessment,
+    base: &Answers,
+    metrics: &mut Metrics,
+) -> anyhow::Result<()> {
+    let (indices, answers) = (&assessment.indices, &assessment.drawn.answers);
+    let base = at(base, indices);
+    if let Some(wins) = evaluation.second_wins("against base", indices, answers, &base)? {
+        metrics.second_wins(&wins, "base")?;
+    }
+    if let Some(other) = &assessment.incumbent_answers
+        && let Some(wins) = evaluation.second_wins("against incumbent", indices, answers, other)?
+    {
+        metrics.second_wins(&wins, "incumbent")?;
+    }
+    Ok(())
 }
 
 fn write(finished: Finished, io: &mut StageIo) -> anyhow::Result<()> {

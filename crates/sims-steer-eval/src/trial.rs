@@ -24,6 +24,8 @@ pub(crate) struct Assessment {
     /// Against the base; none where a hard gate failed first.
     pub(crate) wins: Option<Wins>,
     pub(crate) wins_against_incumbent: Option<Wins>,
+    /// The incumbent's answers, where they were compared.
+    pub(crate) incumbent_answers: Option<Answers>,
 }
 
 /// The candidate, what it is compared with, and what was measured of it so far.
@@ -128,6 +130,7 @@ impl<'e, 'a> Trials<'e, 'a> {
             drift,
             wins: None,
             wins_against_incumbent: None,
+            incumbent_answers: None,
         })
     }
 
@@ -147,6 +150,9 @@ impl<'e, 'a> Trials<'e, 'a> {
         assessment.wins = Some(wins);
         if part == Part::Confirmation {
             assessment.wins_against_incumbent = self.wins_against_incumbent(assessment)?;
+            assessment
+                .incumbent_answers
+                .clone_from(&self.incumbent_answers);
             gates.extend(accept_gates(self.evaluation, assessment, self.candidate)?);
         } else {
             gates.push(self.evaluation.params.limits().gain_gate(rate));
@@ -312,5 +318,6 @@ pub(crate) fn assess(
         drift,
         wins: Some(wins),
         wins_against_incumbent: None,
+        incumbent_answers: None,
     })
 }
