@@ -25,6 +25,15 @@ sims_stage::choice! {
     }
 }
 
+impl WorldName {
+    pub(crate) fn world(self) -> World {
+        match self {
+            Self::Default => World::default_world(),
+            Self::Hard => World::hard(),
+        }
+    }
+}
+
 sims_stage::choice! {
     /// Which policy of the comparator's responses the others are compared with.
     pub enum Baseline {
@@ -89,10 +98,7 @@ impl Stage for GoldStage {
     }
 
     fn run(params: &GoldParams, io: &mut StageIo) -> anyhow::Result<()> {
-        let world = match params.world {
-            WorldName::Default => World::default_world(),
-            WorldName::Hard => World::hard(),
-        };
+        let world = params.world.world();
         let prompts = read_prompts(io.input("prompts")?)?;
         let tasks = Tasks::read(world, &prompts).map_err(|e| BadInput::new(e.to_string()))?;
         let mut responses: Vec<ResponseRow> = Vec::new();

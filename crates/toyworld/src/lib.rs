@@ -11,6 +11,7 @@ pub mod corpus;
 pub mod families;
 pub mod gold;
 pub mod gold_stage;
+pub mod oracle_stage;
 pub mod judge_quality;
 pub mod layout;
 pub mod policies;
