@@ -15,6 +15,7 @@ use crate::controls::{self, Control, IDENTICAL_MAX_DIFFERENCE};
 use crate::limits::{Limits, Unreliable};
 use crate::plan::{Pair, answered, pairs, prompts_by_id, responses_by_prompt};
 use crate::reliability::{JudgedPair, Reliability};
+use crate::rounds;
 use crate::template::choose;
 use crate::verdict::BothOrders;
 use crate::{Comparison, JudgeError, Judged, Schedule, SelfJudge};
@@ -46,6 +47,10 @@ sims_stage::params! {
         schedule: Schedule = Schedule::Circulant,
         /// How many others each response meets under `circulant`; at least 2, so that all are connected
         meets: u32 = 4,
+        /// Pairs a prompt that are judged under `adaptive`; 18 of the 45 of ten responses usually say what all say
+        budget: u32 = 18,
+        /// Pairs a prompt in a round of `adaptive`, after the opening in which each response meets two others
+        round_pairs: u32 = 4,
         /// The judge's prompt: auto (the model's own if it has one), ab-1, or the version of the model's own
         template: String = "auto".to_owned(),
         /// Least probability on the verdict tokens; below it a comparison is invalid
@@ -101,7 +106,7 @@ impl Stage for Judge {
         check(params)?;
         let prompts = prompts_by_id(read_prompts(io.input("prompts")?)?);
         let groups = responses_by_prompt(io.read("responses")?, &prompts)?;
-        let pairs = pairs(params, &groups, &prompts)?;
+        let planned = pairs(params, &groups, &prompts)?;
         let controls = controls::plan(
             &answered(&groups, &prompts),
             params.controls as usize,
@@ -121,8 +126,21 @@ impl Stage for Judge {
             .map_err(bad_input)?;
         let limits = judge.limits(io.batch_size());
         io.count("batch_rows", limits.max_rows as f64);
-        let comparisons: Vec<Comparison<'_>> = pairs.iter().flat_map(Pair::comparisons).collect();
-        let judged = compare(&judge, "judge", &comparisons, &limits, io)?;
+        let mut ask = |pairs: &[Pair<'_>]| {
+            let comparisons: Vec<Comparison<'_>> =
+                pairs.iter().flat_map(Pair::comparisons).collect();
+            compare(&judge, "judge", &comparisons, &limits, io)
+        };
+        let mut sureness = Vec::new();
+        let (pairs, judged) = if params.schedule == Schedule::Adaptive {
+            let rounds = rounds::judge(params, &groups, &prompts, &mut ask)?;
+            sureness = rounds.rows(&Bootstrap::seeded(params.seed))?;
+            io.count("rounds", rounds.count as f64);
+            (rounds.pairs, rounds.judged)
+        } else {
+            let judged = ask(&planned)?;
+            (planned, judged)
+        };
         let comparisons: Vec<Comparison<'_>> =
             controls.iter().flat_map(Control::comparisons).collect();
         let controlled = compare(&judge, "controls", &comparisons, &limits, io)?;
@@ -142,6 +160,7 @@ impl Stage for Judge {
         io.count("controls", controls.len() as f64);
         let (rows, reliability) = read(params, judge.id(), &pairs, &judged);
         let mut figures = reliability.rows(&Bootstrap::seeded(params.seed))?;
+        figures.extend(sureness);
         figures.extend(controls::rows(
             &controls,
             &controlled.preferences,
@@ -163,6 +182,11 @@ fn check(params: &JudgeParams) -> Result<(), BadInput> {
             "meets is {}, but each response must meet at least 2 others for all to be connected",
             params.meets
         )));
+    }
+    if params.schedule == Schedule::Adaptive && params.round_pairs == 0 {
+        return Err(BadInput::new(
+            "round-pairs is 0, but a round needs at least 1 pair a prompt",
+        ));
     }
     if !(0.0..=1.0).contains(&params.min_coverage) {
         return Err(BadInput::new(format!(
