@@ -8,6 +8,7 @@ use std::collections::HashMap;
 
 use sims_artifact::tables::PairRow;
 
+use crate::diversity::{PromptVector, k_centre};
 use crate::{ContrastParams, Reason};
 
 /// The bank holds this many times `n-fit` pairs.
@@ -98,9 +99,49 @@ fn evict(
 /// Selects the pairs for the fit, highest key first.
 ///
 /// From the entries with at least the median key, up to `n-fit`, at most `per-prompt` of a prompt,
-/// and no more old ones than fresh ones: with few fresh pairs there are few in all.
+/// and no more old ones than fresh ones: with few fresh pairs there are few in all. `vectors`, by
+/// prompt, make it cover the prompts instead: k-centre greedy over the upper twice as many.
 #[must_use]
-pub fn select(bank: &[PairRow], params: &ContrastParams) -> Vec<PairRow> {
+pub fn select(
+    bank: &[PairRow],
+    params: &ContrastParams,
+    vectors: Option<&HashMap<&str, PromptVector>>,
+) -> Vec<PairRow> {
+    let mut eligible = eligible(bank, params);
+    let is_fresh = |entry: &PairRow| entry.origin_round == params.round;
+    let fresh = eligible.iter().filter(|entry| is_fresh(entry)).count();
+    let wanted = eligible.len().min(params.n_fit as usize).min(2 * fresh);
+    let most_old = wanted / 2;
+    if let Some(vectors) = vectors {
+        let none = PromptVector::default();
+        let order: Vec<&PromptVector> = eligible
+            .iter()
+            .map(|entry| vectors.get(entry.prompt_id.as_str()).unwrap_or(&none))
+            .collect();
+        let mut taken = k_centre(&order, wanted, |taken, index| {
+            let old = taken.iter().filter(|&&at| !is_fresh(eligible[at])).count();
+            // Beyond the upper ones only fresh ones go on, where those above are too few.
+            let in_reach = index < 2 * wanted || is_fresh(eligible[index]);
+            in_reach && (is_fresh(eligible[index]) || old < most_old)
+        });
+        taken.sort_unstable();
+        eligible = taken.into_iter().map(|index| eligible[index]).collect();
+    }
+    let mut old_left = most_old;
+    eligible
+        .into_iter()
+        .filter(|entry| {
+            let take = is_fresh(entry) || old_left > 0;
+            old_left -= usize::from(take && !is_fresh(entry));
+            take
+        })
+        .take(wanted)
+        .cloned()
+        .collect()
+}
+
+/// Entries with at least the median key, at most `per-prompt` of a prompt, highest key first.
+fn eligible<'a>(bank: &'a [PairRow], params: &ContrastParams) -> Vec<&'a PairRow> {
     let keyed = |entry: &PairRow| key(entry, params.round, params.decay);
     let mut keys: Vec<f64> = bank.iter().map(keyed).collect();
     keys.sort_by(f64::total_cmp);
@@ -121,21 +162,7 @@ pub fn select(bank: &[PairRow], params: &ContrastParams) -> Vec<PairRow> {
         *count += 1;
         *count <= params.per_prompt
     });
-
-    let is_fresh = |entry: &PairRow| entry.origin_round == params.round;
-    let fresh = eligible.iter().filter(|entry| is_fresh(entry)).count();
-    let wanted = eligible.len().min(params.n_fit as usize).min(2 * fresh);
-    let mut old_left = wanted / 2;
     eligible
-        .into_iter()
-        .filter(|entry| {
-            let take = is_fresh(entry) || old_left > 0;
-            old_left -= usize::from(take && !is_fresh(entry));
-            take
-        })
-        .take(wanted)
-        .cloned()
-        .collect()
 }
 
 /// Mean and standard deviation of a round's margins.
@@ -172,6 +199,8 @@ impl Standard {
 
 #[cfg(test)]
 mod tests {
+    use sims_artifact::tables::{Message, PromptRow};
+
     use super::*;
     use crate::fixtures::pair;
 
@@ -260,7 +289,7 @@ mod tests {
             .collect();
         bank.extend((0..6).map(|i| pair(&format!("new{i}"), &format!("q{i}"), 9.5, 2)));
         for n_fit in [4, 5, 12, 100] {
-            let selected = select(&bank, &params(2, n_fit));
+            let selected = select(&bank, &params(2, n_fit), None);
             let fresh = selected
                 .iter()
                 .filter(|pair| pair.origin_round == 2)
@@ -269,7 +298,44 @@ mod tests {
             assert_eq!(selected.len(), (n_fit as usize).min(12));
         }
         // Nothing fresh, nothing selected.
-        assert!(select(&bank[..20], &params(2, 8)).is_empty());
+        assert!(select(&bank[..20], &params(2, 8), None).is_empty());
+    }
+
+    #[test]
+    fn diversity_prefers_prompts_that_differ_and_keeps_the_fresh_share() {
+        // The four highest keys ask one thing; the others differ. Old and new alternate.
+        let texts = ["sum of 2 and 3", "name a river", "draw a cat", "sing aloud"];
+        let text = |i: usize| texts[i.saturating_sub(3).min(3)];
+        let bank: Vec<PairRow> = (0..14)
+            .map(|i| {
+                let z = if i < 7 { 20.0 - i as f64 } else { -1.0 };
+                pair(&format!("{i:02}"), &format!("p{i}"), z, 1 + i as u32 % 2)
+            })
+            .collect();
+        let prompts: Vec<PromptRow> = (0..14)
+            .map(|i| PromptRow {
+                prompt_id: format!("p{i}"),
+                messages: vec![Message::user(text(i))],
+                split: "train".into(),
+                source: "test".into(),
+            })
+            .collect();
+        let rows: Vec<&PromptRow> = prompts.iter().collect();
+        let vectors: HashMap<&str, PromptVector> = rows
+            .iter()
+            .map(|row| row.prompt_id.as_str())
+            .zip(crate::diversity::vectors(&rows))
+            .collect();
+        let params = ContrastParams {
+            decay: 1.0,
+            ..params(2, 4)
+        };
+        assert_eq!(ids(&select(&bank, &params, None)), ["00", "01", "02", "03"]);
+        let diverse = select(&bank, &params, Some(&vectors));
+        // Two old ones at most, so the last place goes to the clearest fresh one.
+        assert_eq!(ids(&diverse), ["00", "01", "04", "05"]);
+        let fresh = diverse.iter().filter(|pair| pair.origin_round == 2).count();
+        assert!(2 * fresh >= diverse.len());
     }
 
     #[test]
@@ -285,8 +351,8 @@ mod tests {
             })
             .collect();
         // Keys 0 to -7, median -3.5: pairs 0 to 3, of which two of prompt p may stay.
-        assert_eq!(ids(&select(&bank, &params(1, 100))), ["0", "1"]);
-        assert!(select(&[], &params(1, 100)).is_empty());
+        assert_eq!(ids(&select(&bank, &params(1, 100), None)), ["0", "1"]);
+        assert!(select(&[], &params(1, 100), None).is_empty());
     }
 
     #[test]

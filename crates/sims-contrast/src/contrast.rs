@@ -1,6 +1,6 @@
 //! Selects the pairs of a whole round.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use sims_artifact::tables::{
     DroppedRow, JudgmentRow, PairRow, PromptRow, RankingRow, ResponseRow, pair_id,
@@ -9,11 +9,13 @@ use sims_stats::noise_range::noise_range_quantile;
 
 use crate::bank::{self, Standard};
 use crate::candidate::{Candidate, PromptCandidates, Verdicts, gather};
+use crate::diversity::{self, PromptVector};
 use crate::extremes::{Pick, search};
+use crate::figures::{Figures, log_length_ratio, median};
 use crate::length_balance::{self, Lengths};
 use crate::{
-    ContrastParams, DropCounts, LengthBalance, MarginReference, Reason, Strategy, pair_filters,
-    response_filters,
+    ContrastParams, DropCounts, LengthBalance, MarginReference, PairPolicy, Reason, Strategy,
+    pair_filters, policy, response_filters,
 };
 
 /// Share of prompts in which best minus worst of pure noise stays below the noise limit.
@@ -58,6 +60,17 @@ pub enum ContrastError {
         /// This round.
         round: u32,
     },
+    /// A diverse selection needs the text of every prompt.
+    #[error(
+        "pair {pair_id} of the bank answers prompt {prompt_id}, which is not among the prompts; hand the prompts of \
+         all rounds, or set `diverse` to false"
+    )]
+    UnknownBankPrompt {
+        /// The pair.
+        pair_id: String,
+        /// Its prompt.
+        prompt_id: String,
+    },
     /// Too few pairs are left to learn from.
     #[error(
         "contrast failure: {shortage}. Dropped: {counts}{}",
@@ -99,31 +112,6 @@ pub struct Contrast {
     pub bank: Vec<PairRow>,
     /// What to report.
     pub figures: Figures,
-}
-
-/// Figures of a selection.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Figures {
-    /// Prompts with responses.
-    pub prompts: usize,
-    /// Pairs of this round that passed every filter.
-    pub fresh: usize,
-    /// How many pairs each filter dropped.
-    pub dropped: DropCounts,
-    /// Share of responses that say what a better one says.
-    pub duplicate_share: f64,
-    /// Median margin of this round's pairs; 0 for the control.
-    pub median_margin: f64,
-    /// Median of margin over noise limit of this round's pairs; `None` without noise.
-    pub median_margin_over_noise: Option<f64>,
-    /// Mean of log chosen length over rejected length, of the selected pairs.
-    pub mean_log_length_ratio: f64,
-    /// Share of selected pairs that are of this round.
-    pub fresh_share: f64,
-    /// Mean age of the selected pairs. Unit: rounds.
-    pub mean_age: f64,
-    /// Prompts of this round that a pair of an earlier round in the bank has, too.
-    pub repeated_prompts: usize,
 }
 
 /// A pair of this round on its way through the filters.
@@ -190,7 +178,12 @@ pub fn contrast(
         figures.dropped.add(reason);
         dropped.push(row.dropped(reason.word()));
     }
-    let pairs = bank::select(&updated.bank, params);
+    let vectors = if params.diverse {
+        Some(prompt_vectors(&updated.bank, tables.prompts)?)
+    } else {
+        None
+    };
+    let pairs = bank::select(&updated.bank, params, vectors.as_ref());
     if pairs.len() < params.min_pairs as usize {
         return Err(ContrastError::Failure {
             shortage: format!(
@@ -210,6 +203,30 @@ pub fn contrast(
         bank: updated.bank,
         figures,
     })
+}
+
+/// Returns the vector of every prompt in the bank.
+fn prompt_vectors<'a>(
+    bank: &[PairRow],
+    prompts: &'a [PromptRow],
+) -> Result<HashMap<&'a str, PromptVector>, ContrastError> {
+    let wanted: HashSet<&str> = bank.iter().map(|entry| entry.prompt_id.as_str()).collect();
+    let rows: Vec<&PromptRow> = prompts
+        .iter()
+        .filter(|prompt| wanted.contains(prompt.prompt_id.as_str()))
+        .collect();
+    let known: HashSet<&str> = rows.iter().map(|row| row.prompt_id.as_str()).collect();
+    if let Some(entry) = bank
+        .iter()
+        .find(|entry| !known.contains(entry.prompt_id.as_str()))
+    {
+        return Err(ContrastError::UnknownBankPrompt {
+            pair_id: entry.pair_id.clone(),
+            prompt_id: entry.prompt_id.clone(),
+        });
+    }
+    let ids = rows.iter().map(|row| row.prompt_id.as_str());
+    Ok(ids.zip(diversity::vectors(&rows)).collect())
 }
 
 fn check_bank(bank: &[PairRow], round: u32) -> Result<(), ContrastError> {
@@ -277,21 +294,40 @@ impl<'a> RoundPairs<'a> {
             let row = self.pair_row(group, pick);
             self.drop(row, reason);
         }
-        let Some(pick) = search.found else { return };
+        let Some(outermost) = search.found else {
+            return;
+        };
         let noise_limit = group.noise_sigma * self.noise_quantile(group.judged());
-        let (chosen, rejected) = (
-            &group.candidates[pick.chosen],
-            &group.candidates[pick.rejected],
-        );
-        let row = self.pair_row(group, pick);
-        match pair_filters::flag(chosen, rejected, verdicts, noise_limit, self.params) {
-            Some(reason) => self.drop(row, reason),
-            None => self.kept.push(Draft {
-                reference_margin: self.reference_margin(group, chosen, row.margin),
-                log_length_ratio: log_length_ratio(chosen.content(), rejected.content()),
-                noise_limit,
-                row,
-            }),
+        let is_widest = self.params.pairs == PairPolicy::Widest;
+        for (pick, weight) in policy::picks(&group.candidates, &flags, outermost, self.params) {
+            let (chosen, rejected) = (
+                &group.candidates[pick.chosen],
+                &group.candidates[pick.rejected],
+            );
+            let row = PairRow {
+                weight,
+                ..self.pair_row(group, pick)
+            };
+            match pair_filters::flag(chosen, rejected, verdicts, noise_limit, self.params) {
+                Some(reason) => {
+                    self.drop(row, reason);
+                    // The rest have smaller margins still.
+                    if is_widest && matches!(reason, Reason::Tie | Reason::Margin) {
+                        return;
+                    }
+                }
+                None => {
+                    self.kept.push(Draft {
+                        reference_margin: self.reference_margin(group, chosen, row.margin),
+                        log_length_ratio: log_length_ratio(chosen.content(), rejected.content()),
+                        noise_limit,
+                        row,
+                    });
+                    if is_widest {
+                        return;
+                    }
+                }
+            }
         }
     }
 
@@ -335,7 +371,6 @@ impl<'a> RoundPairs<'a> {
             rejected_token_ids: worse.token_ids.clone(),
             margin: chosen.score - rejected.score,
             z: 0.0,
-            // No later stage reads it: extract and fit take every pair alike.
             weight: 1.0,
             origin_round: self.params.round,
             judge: self.judge.to_owned(),
@@ -384,7 +419,8 @@ impl<'a> RoundPairs<'a> {
     }
 
     fn check_yield(&self, prompts: usize) -> Result<(), ContrastError> {
-        let share = self.kept.len() as f64 / prompts as f64;
+        let with_pair = self.prompts_with_pair();
+        let share = with_pair as f64 / prompts as f64;
         if !self.kept.is_empty() && share >= self.params.min_yield {
             return Ok(());
         }
@@ -394,7 +430,7 @@ impl<'a> RoundPairs<'a> {
             format!(
                 "{} of {prompts} prompts gave a pair ({:.1} %), fewer than `min-yield` asks for \
                  ({:.1} %)",
-                self.kept.len(),
+                with_pair,
                 100.0 * share,
                 100.0 * self.params.min_yield
             )
@@ -403,6 +439,15 @@ impl<'a> RoundPairs<'a> {
             shortage,
             counts: self.counts.clone(),
         })
+    }
+
+    fn prompts_with_pair(&self) -> usize {
+        let prompts: HashSet<&str> = self
+            .kept
+            .iter()
+            .map(|draft| draft.row.prompt_id.as_str())
+            .collect();
+        prompts.len()
     }
 
     fn figures(&self, prompts: usize, responses: usize) -> Figures {
@@ -415,6 +460,7 @@ impl<'a> RoundPairs<'a> {
         Figures {
             prompts,
             fresh: self.kept.len(),
+            prompts_with_pair: self.prompts_with_pair(),
             dropped: self.counts.clone(),
             duplicate_share: self.duplicates as f64 / responses as f64,
             median_margin: median(self.kept.iter().map(|draft| draft.row.margin).collect()),
@@ -424,41 +470,6 @@ impl<'a> RoundPairs<'a> {
             mean_age: 0.0,
             repeated_prompts: 0,
         }
-    }
-}
-
-impl Figures {
-    /// Fills in what is about the selected pairs (at least one).
-    fn describe(&mut self, pairs: &[PairRow], round: u32) {
-        let count = pairs.len().max(1) as f64;
-        let ages = pairs
-            .iter()
-            .map(|pair| f64::from(round - pair.origin_round));
-        self.mean_age = ages.sum::<f64>() / count;
-        let fresh = pairs
-            .iter()
-            .filter(|pair| pair.origin_round == round)
-            .count();
-        self.fresh_share = fresh as f64 / count;
-        let ratios = pairs
-            .iter()
-            .map(|pair| log_length_ratio(&pair.chosen_token_ids, &pair.rejected_token_ids));
-        self.mean_log_length_ratio = ratios.sum::<f64>() / count;
-    }
-}
-
-/// Log of one length over the other; an empty response counts as one token.
-fn log_length_ratio(chosen: &[u32], rejected: &[u32]) -> f64 {
-    (chosen.len().max(1) as f64 / rejected.len().max(1) as f64).ln()
-}
-
-/// Median; 0 for nothing.
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    match values.len() {
-        0 => 0.0,
-        n if n % 2 == 1 => values[n / 2],
-        n => 0.5 * (values[n / 2 - 1] + values[n / 2]),
     }
 }
 

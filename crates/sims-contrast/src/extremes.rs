@@ -54,7 +54,7 @@ pub fn search(
 ///
 /// The control holds both sides to one rule: a side that alone may loop or be cut off would tell
 /// the fit which one is worse, and random pairs would steer away from loops.
-fn problem(
+pub(crate) fn problem(
     pick: Pick,
     candidates: &[Candidate],
     flags: &[Option<Reason>],

@@ -1,7 +1,7 @@
 //! Evens out the lengths of chosen and rejected responses over a round.
 //!
 //! When chosen responses are longer on average, "longer" is part of what the fit learns, so pairs of
-//! the heavier side are dropped. Weights are no way out: extract and fit read every pair alike.
+//! the heavier side are dropped. Weights are no way out: only some fits read them.
 
 /// What balancing needs to know about a pair.
 #[derive(Debug, Clone, Copy, PartialEq)]

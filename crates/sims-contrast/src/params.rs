@@ -16,6 +16,20 @@ sims_stage::choice! {
 }
 
 sims_stage::choice! {
+    /// Which pairs a prompt gives
+    pub enum PairPolicy {
+        /// The best against the worst
+        Extreme = "extreme",
+        /// The largest margin that passes every filter: where best and worst differ too much in length, say
+        Widest = "widest",
+        /// The two best against the two worst, sharing one weight
+        Top2 = "top2",
+        /// Pairs weighted so that their sum is that of all responses under exponential weights
+        Soft = "soft",
+    }
+}
+
+sims_stage::choice! {
     /// How large the margin of a pair must be
     pub enum MarginRule {
         /// Above what best minus worst of pure noise exceeds once in twenty prompts
@@ -64,6 +78,12 @@ sims_stage::params! {
     pub struct ContrastParams {
         /// prompt-ranking, contrast-sampling or random (a control)
         strategy: Strategy = Strategy::PromptRanking,
+        /// extreme, widest, top2 or soft; weights are read by fit where it is given the pairs
+        pairs: PairPolicy = PairPolicy::Extreme,
+        /// Sharpness of `soft` in the exponent, per unit of score; large is the best against the worst
+        eta: f64 = 4.0,
+        /// Most pairs of a prompt, the heaviest first; `soft` is exact from one less than the responses
+        max_pairs: u32 = 4,
 
         /// Fewest tokens of a response, its end-of-turn token not counted
         min_content_tokens: u32 = 4,
@@ -129,6 +149,8 @@ sims_stage::params! {
         min_pairs: u32 = 32,
         /// Contrast sampling: pairs of one prompt handed to the fit
         per_prompt: u32 = 2,
+        /// Contrast sampling: whether the selection covers the prompts, by their words, among the clearest twice as many
+        diverse: bool = false,
         /// Contrast sampling: rounds after which a pair leaves the bank
         max_age: u32 = 3,
         /// Contrast sampling: factor on a pair's standardised margin with every round
@@ -185,6 +207,18 @@ impl ContrastParams {
                 self.decay
             ));
         }
+        if !above_zero(self.eta) {
+            return Err(format!("eta is {}; it must be above 0", self.eta));
+        }
+        if self.max_pairs == 0 {
+            return Err("max-pairs must be at least 1".to_owned());
+        }
+        if self.strategy == Strategy::Random && self.pairs != PairPolicy::Extreme {
+            return Err(format!(
+                "the control random has no scores to weigh pairs by; set pairs to extreme, not {}",
+                self.pairs
+            ));
+        }
         if self.n_fit == 0 || self.per_prompt == 0 {
             return Err("n-fit and per-prompt must be at least 1".to_owned());
         }
@@ -226,6 +260,12 @@ mod tests {
         assert!(with(|p| p.min_yield = f64::NAN).contains("min-yield"));
         assert!(with(|p| p.length_ratio = 0.5).contains("length-ratio"));
         assert!(with(|p| p.decay = 0.0).contains("decay"));
+        assert!(with(|p| p.eta = 0.0).contains("eta"));
+        assert!(with(|p| p.max_pairs = 0).contains("max-pairs"));
+        let control = |p: &mut ContrastParams| {
+            (p.strategy, p.pairs) = (Strategy::Random, PairPolicy::Soft);
+        };
+        assert!(with(control).contains("set pairs to extreme, not soft"));
         assert!(with(|p| p.n_fit = 0).contains("n-fit"));
         assert!(with(|p| p.min_margin = -1.0).contains("min-margin"));
         assert!(with(|p| p.length_tolerance = 0.0).contains("length-tolerance"));

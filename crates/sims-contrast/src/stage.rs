@@ -6,7 +6,8 @@ use sims_artifact::read_prompts;
 use sims_artifact::tables::{PairRow, ResponseRow};
 use sims_stage::{BadInput, Numerics, Role, Stage, StageIo};
 
-use crate::contrast::{ContrastError, Figures, Tables, contrast};
+use crate::contrast::{ContrastError, Tables, contrast};
+use crate::figures::Figures;
 use crate::{ContrastParams, Reason, Strategy};
 
 /// Selects contrast pairs.
@@ -91,7 +92,7 @@ fn bad_input(error: &ContrastError, io: &StageIo) -> BadInput {
         }
         ContrastError::NoResponses | ContrastError::UnknownPrompt { .. } => "responses",
         ContrastError::Unranked { .. } => "ranking",
-        ContrastError::BankAhead { .. } => "bank",
+        ContrastError::BankAhead { .. } | ContrastError::UnknownBankPrompt { .. } => "bank",
     };
     let file = io
         .optional_input(role)
@@ -134,7 +135,10 @@ fn count(figures: &Figures, io: &mut StageIo) {
     for (name, value) in [
         ("prompts", figures.prompts as f64),
         ("pairs_of_this_round", figures.fresh as f64),
-        ("yield", figures.fresh as f64 / figures.prompts as f64),
+        (
+            "yield",
+            figures.prompts_with_pair as f64 / figures.prompts as f64,
+        ),
         ("duplicate_share", figures.duplicate_share),
         ("median_margin", figures.median_margin),
         ("mean_log_length_ratio", figures.mean_log_length_ratio),

@@ -3,6 +3,7 @@
 use crate::error::ExtractError;
 use crate::sequence::{PlannedPair, Planner, PositionSet};
 use crate::states::{RunError, StatesFile, index, write_states};
+use crate::token_means;
 use anyhow::Context;
 use serde_json::json;
 use sims_artifact::tensors::StoredDtype;
@@ -22,6 +23,8 @@ sims_stage::choice! {
     pub enum Positions {
         /// The response's tokens, the same index in both responses
         Response = "response",
+        /// The same, each state less the mean state of its token over both responses of all pairs
+        ResponseCentred = "response-centred",
         /// The positions that produce the response's tokens
         Predictive = "predictive",
         /// The end-of-turn token after the response
@@ -48,7 +51,7 @@ sims_stage::params! {
         positions: Positions = Positions::Reask,
         /// Layers to read, from 0; empty takes 2 to L-2 of L (at least L-3 and L-2)
         layers: List<u32> = List(Vec::new()),
-        /// Most rows a pair, drawn at random, for the positions response and predictive
+        /// Most rows a pair, drawn at random, for the positions response, response-centred and predictive
         rows_per_pair: u32 = 32,
         /// The type that hidden states are stored in
         states_dtype: StatesType = StatesType::F32,
@@ -132,7 +135,7 @@ impl Stage for Extract {
                 "hidden_size": config.hidden_size,
                 "num_hidden_layers": config.num_hidden_layers,
                 "layers": layers,
-                "positions": positions.to_string(),
+                "positions": params.positions.to_string(),
                 "dtype": params.states_dtype.to_string(),
                 "steering": steering.as_ref().map(|(_, digest)| digest),
             }),
@@ -145,7 +148,11 @@ impl Stage for Extract {
             &file,
             io,
         )?;
-        io.write("index", &index(&planned))
+        let index = index(&planned);
+        if params.positions == Positions::ResponseCentred {
+            token_means::centre(&path, &index, &layers, params.states_dtype.into())?;
+        }
+        io.write("index", &index)
     }
 }
 
@@ -178,7 +185,7 @@ impl ExtractParams {
 impl From<Positions> for PositionSet {
     fn from(positions: Positions) -> Self {
         match positions {
-            Positions::Response => Self::Response,
+            Positions::Response | Positions::ResponseCentred => Self::Response,
             Positions::Predictive => Self::Predictive,
             Positions::End => Self::End,
             Positions::Reask => Self::Reask,

@@ -8,6 +8,24 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FitStageError {
+    /// A pair whose weight is not known.
+    #[error(
+        "pair {pair_id} has states but no row in the pairs table; states and pairs must come from the same contrast stage"
+    )]
+    UnweightedPair {
+        /// The pair.
+        pair_id: String,
+    },
+    /// A weight that means nothing.
+    #[error(
+        "pair {pair_id} weighs {weight}; weights are finite, at least 0, and not all 0: look at the pairs table"
+    )]
+    BadWeight {
+        /// The pair.
+        pair_id: String,
+        /// Its weight.
+        weight: f64,
+    },
     /// The states file has no usable metadata.
     #[error("{path} is not a file of hidden states: {message}")]
     NotStates {

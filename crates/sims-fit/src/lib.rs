@@ -12,6 +12,7 @@ mod params;
 mod report;
 mod stage;
 pub mod states;
+pub mod weights;
 
 pub use error::FitStageError;
 pub use params::{

@@ -6,7 +6,7 @@ use crate::layer::{Halves, LayerFigures, measure, shuffled_areas, signal};
 use crate::params::{FitParams, Labels, Relation, Rule};
 use crate::report::Report;
 use crate::states::StatesFile;
-use crate::{OperatorChoice, operators};
+use crate::{OperatorChoice, operators, weights};
 use anyhow::Context;
 use sims_artifact::Digest;
 use sims_stage::{BadInput, Numerics, Role, Stage, StageIo};
@@ -38,6 +38,11 @@ impl Stage for Fit {
             ),
             Role::required("index", "index@1", "What each row of the states belongs to"),
             Role::optional(
+                "pairs",
+                "pairs@1",
+                "The pairs, whose weights the mean difference reads; all weigh the same without",
+            ),
+            Role::optional(
                 "incumbent",
                 "steering@1",
                 "The steering of the round before, under which the states were read; for compose stack",
@@ -68,7 +73,11 @@ impl Stage for Fit {
         };
         params.check().map_err(bad_input)?;
         let index = io.read("index")?;
-        let states = StatesFile::open(io.input("states")?, &index).map_err(classified)?;
+        let mut states = StatesFile::open(io.input("states")?, &index).map_err(classified)?;
+        if io.optional_input("pairs").is_some() {
+            let pairs = io.read("pairs")?;
+            states.set_weights(weights::of_pairs(&pairs, states.pair_ids()).map_err(bad_input)?);
+        }
         let incumbent = open_incumbent(params, io)?;
         let origin = incumbent
             .as_ref()

@@ -34,6 +34,8 @@ pub struct StatesFile {
     prompt_ids: Vec<String>,
     pairs: Vec<u32>,
     prompts: Vec<u32>,
+    /// By pair; empty if all weigh the same.
+    weights: Vec<f64>,
 }
 
 /// The states of one layer, in memory.
@@ -67,10 +69,16 @@ impl StatesFile {
             prompt_ids,
             pairs,
             prompts,
+            weights: Vec::new(),
         };
         states.check_index(index)?;
         states.check_shapes(path)?;
         Ok(states)
+    }
+
+    /// Gives the pairs weights, by pair number; none if all weigh the same.
+    pub fn set_weights(&mut self, weights: Vec<f64>) {
+        self.weights = weights;
     }
 
     /// Returns the metadata.
@@ -122,6 +130,7 @@ impl StatesFile {
             &self.pairs,
             &self.prompts,
         )
+        .map(|states| states.with_weights(&self.weights))
     }
 
     fn check_index(&self, index: &[StateIndexRow]) -> Result<(), FitStageError> {

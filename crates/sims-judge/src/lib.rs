@@ -1,7 +1,7 @@
 //! Compares responses pairwise.
 //!
-//! [`Judge`] is the stage: it plans which responses of a prompt meet ([`schedule`]), asks a judge
-//! ([`PairJudge`]) which of two is better in both orders, and writes one row a comparison and order
+//! [`Judge`] is the stage: it plans which responses of a prompt meet ([`schedule`], or [`adaptive`] in rounds),
+//! asks a judge ([`PairJudge`]) which of two is better in both orders, and writes one row a comparison and order
 //! ([`verdict`]). Beside them it writes how far the judge can be trusted: what its comparisons say
 //! ([`reliability`]), and how it fares where the better answer is known ([`controls`]).
 //! [`open()`] makes a judge for whoever has answers to compare; each judge has a file of its own, the
@@ -10,6 +10,7 @@
 //! The judge never sees a steering: one that drifts with the policy would make scores of different
 //! rounds incomparable.
 
+pub mod adaptive;
 pub mod annotations;
 pub mod comparison;
 pub mod controls;
@@ -26,6 +27,7 @@ pub mod planted;
 mod question;
 pub mod rating;
 pub mod reliability;
+mod rounds;
 pub mod sanitise;
 pub mod schedule;
 pub mod self_judge;

@@ -52,6 +52,10 @@ sims_stage::params! {
         schedule: Schedule = Schedule::Circulant,
         /// How many others each response meets under `circulant`; at least 2, so that all are connected
         meets: u32 = 4,
+        /// Pairs a prompt that are judged under `adaptive`; 18 of the 45 of ten responses usually say what all say
+        budget: u32 = 18,
+        /// Pairs a prompt in a round of `adaptive`, after the opening in which each response meets two others
+        round_pairs: u32 = 4,
         /// The judge's prompt: auto (the model's own if it has one), ab-1, or the version of the model's own
         template: String = "auto".to_owned(),
         /// Least probability on the verdict tokens; below it a comparison is invalid
@@ -95,6 +99,19 @@ impl JudgeParams {
                 "meets is {}, but each response must meet at least 2 others for all to be connected",
                 self.meets
             )));
+        }
+        if self.schedule == Schedule::Adaptive {
+            if self.round_pairs == 0 {
+                return Err(BadInput::new(
+                    "round-pairs is 0, but a round needs at least 1 pair a prompt",
+                ));
+            }
+            if self.missing == Some(Missing::Skip) {
+                return Err(BadInput::new(
+                    "schedule adaptive chooses pairs as it goes and cannot skip those that are not annotated; \
+                     choose schedule all",
+                ));
+            }
         }
         if !(0.0..=1.0).contains(&self.min_coverage) {
             return Err(BadInput::new(format!(

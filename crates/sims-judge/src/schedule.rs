@@ -7,6 +7,9 @@
 //! few fixed distances. Every response then meets the same number of others, which keeps the mean
 //! win probability comparable within a prompt, and distance 1 is always among them, so that the
 //! comparisons form one connected graph, which Bradley-Terry needs.
+//!
+//! `adaptive` opens with such a circle of two others each and then follows the judgments:
+//! see [`adaptive`](crate::adaptive).
 
 use sims_stats::random::{Stream, key_of};
 
@@ -17,6 +20,8 @@ sims_stage::choice! {
         All = "all",
         /// A seeded circulant design in which each response meets `meets` others
         Circulant = "circulant",
+        /// `budget` pairs, chosen in rounds to tell the best and the worst apart
+        Adaptive = "adaptive",
     }
 }
 
@@ -24,7 +29,8 @@ impl Schedule {
     /// Returns the pairs `(i, j)`, `i < j`, of `count` responses, in ascending order.
     ///
     /// `meets` is the number of others that each response meets under
-    /// [`Circulant`](Schedule::Circulant); it is rounded up by one when `count` and `meets` are both
+    /// [`Circulant`](Schedule::Circulant), and 2 in the opening of [`Adaptive`](Schedule::Adaptive),
+    /// whose later pairs are not known yet; it is rounded up by one when `count` and `meets` are both
     /// odd, where no such design exists, and from `count - 1` on every pair is taken.
     /// `seed` and `prompt_id` choose the order on the circle and the distances; the same four
     /// arguments give the same pairs on every machine.
@@ -35,6 +41,10 @@ impl Schedule {
         seed: u64,
         prompt_id: &str,
     ) -> Vec<(usize, usize)> {
+        let meets = match self {
+            Schedule::Adaptive => 2,
+            Schedule::All | Schedule::Circulant => meets,
+        };
         let meets = meets + usize::from(count % 2 == 1 && meets % 2 == 1);
         if self == Schedule::All || meets + 1 >= count {
             return all_pairs(count);
@@ -148,7 +158,7 @@ mod tests {
 
     #[test]
     fn small_counts_have_the_pairs_they_can_have() {
-        for schedule in [Schedule::All, Schedule::Circulant] {
+        for schedule in [Schedule::All, Schedule::Circulant, Schedule::Adaptive] {
             assert_eq!(schedule.pairs(0, 4, 1, "p"), vec![]);
             assert_eq!(schedule.pairs(1, 4, 1, "p"), vec![]);
             assert_eq!(schedule.pairs(2, 4, 1, "p"), vec![(0, 1)]);

@@ -18,7 +18,9 @@ use crate::open::{JudgeInputs, open};
 use crate::params::{JudgeParams, Missing, WeightType};
 use crate::plan::{Pair, answered, pairs, prompts_by_id, responses_by_prompt, round};
 use crate::reliability::{JudgedPair, Reliability};
+use crate::rounds;
 use crate::verdict::BothOrders;
+use crate::Schedule;
 
 /// The judge stage.
 pub struct Judge;
@@ -70,7 +72,7 @@ impl Stage for Judge {
         params.check()?;
         let prompts = prompts_by_id(read_prompts(io.input("prompts")?)?);
         let groups = responses_by_prompt(io.read("responses")?, &prompts)?;
-        let pairs = pairs(params, &groups, &prompts)?;
+        let planned = pairs(params, &groups, &prompts)?;
         let alone = groups.values().filter(|group| group.len() < 2).count();
         if alone > 0 {
             io.warn(format!(
@@ -93,7 +95,7 @@ impl Stage for Judge {
             };
             open(params, &inputs).map_err(bad_input)?
         };
-        let pairs = annotated(params, judge.as_ref(), pairs, io)?;
+        let planned = annotated(params, judge.as_ref(), planned, io)?;
         let controls = match judge.reads_texts() {
             true => controls::plan(
                 &answered(&groups, &prompts),
@@ -102,8 +104,21 @@ impl Stage for Judge {
             ),
             false => Vec::new(),
         };
-        let comparisons: Vec<Comparison<'_>> = pairs.iter().flat_map(Pair::comparisons).collect();
-        let judged = compare(judge.as_ref(), "judge", &comparisons, io)?;
+        let mut ask = |pairs: &[Pair<'_>]| {
+            let comparisons: Vec<Comparison<'_>> =
+                pairs.iter().flat_map(Pair::comparisons).collect();
+            compare(judge.as_ref(), "judge", &comparisons, io)
+        };
+        let mut sureness = Vec::new();
+        let (pairs, judged) = if params.schedule == Schedule::Adaptive {
+            let rounds = rounds::judge(params, &groups, &prompts, &mut ask)?;
+            sureness = rounds.rows(&Bootstrap::seeded(params.seed))?;
+            io.count("rounds", rounds.count as f64);
+            (rounds.pairs, rounds.judged)
+        } else {
+            let judged = ask(&planned)?;
+            (planned, judged)
+        };
         let comparisons: Vec<Comparison<'_>> =
             controls.iter().flat_map(Control::comparisons).collect();
         let controlled = compare(judge.as_ref(), "controls", &comparisons, io)?;
@@ -114,6 +129,7 @@ impl Stage for Judge {
         io.count("controls", controls.len() as f64);
         let (rows, reliability) = read(params, judge.id(), &pairs, &judged);
         let mut figures = reliability.rows(&Bootstrap::seeded(params.seed))?;
+        figures.extend(sureness);
         figures.extend(controls::rows(
             &controls,
             &controlled.preferences,

@@ -3,10 +3,11 @@
 use sims_artifact::tables::{JudgmentRow, RankingRow, ResponseRow};
 use sims_stats::{StatsError, correlation::spearman, win_rate::logistic};
 
+use crate::coin;
 use crate::matrix::{MatrixError, PromptComparisons, collect};
 use crate::noise::NoiseFloor;
 use crate::place::places;
-use crate::score::{Score, Scorer};
+use crate::score::{RankMethod, Score, Scorer};
 
 /// Why a round cannot be ranked.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -26,7 +27,10 @@ pub enum RankError {
         invalid: usize,
     },
     /// The scores of a prompt could not be fitted.
-    #[error("prompt {prompt_id}: {source}; try the method `mean-win`, which needs no such chain")]
+    #[error(
+        "prompt {prompt_id}: {source}; judge with a schedule that connects all responses, or try the method \
+         `mean-win`, which needs no such chain"
+    )]
     Score {
         /// The prompt.
         prompt_id: String,
@@ -55,6 +59,8 @@ pub struct Diagnostics {
     pub invalid: usize,
     /// Prompts in which all responses tie.
     pub all_tied: usize,
+    /// Prompts whose judged responses met unequal numbers of others.
+    pub uneven: usize,
     /// Share of pairs whose verdict stays on the same slot when the order is swapped.
     pub flip_rate: f64,
     /// Mean log-odds in favour of the response shown first. Unit: nats.
@@ -83,15 +89,17 @@ pub struct Ranked {
 /// Ranks the responses to every prompt.
 ///
 /// A response without a valid comparison keeps a row: last, with the method's neutral score and
-/// zero comparisons. `progress` is called with the number of prompts done.
+/// zero comparisons. `seed` is for the coin of [`RankMethod::Random`](crate::RankMethod::Random)
+/// alone, which reads no judgment. `progress` is called with the number of prompts done.
 ///
 /// # Errors
-/// Judgments that do not fit, nothing judged at all, or (Bradley–Terry) a prompt whose responses
-/// are not connected by comparisons.
+/// Judgments that do not fit, nothing judged at all, or (methods that
+/// [connect](RankMethod::connects)) a prompt whose responses comparisons do not connect.
 pub fn rank(
     responses: &[ResponseRow],
     judgments: &[JudgmentRow],
     scorer: &Scorer,
+    seed: u64,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Ranked, RankError> {
     if responses.is_empty() {
@@ -114,7 +122,11 @@ pub fn rank(
             prompt_id: prompt.prompt_id.to_owned(),
             source,
         };
-        scored.push(scorer.scores(&prompt.matrix).map_err(failed)?);
+        scored.push(if scorer.method == RankMethod::Random {
+            coin::scores(prompt, seed)
+        } else {
+            scorer.scores(&prompt.matrix).map_err(failed)?
+        });
         let halves = scorer.scores_by_order(&prompt.matrix, diagnostics.position_bias);
         floor.add(&halves.map_err(failed)?);
         progress(scored.len());
@@ -154,6 +166,11 @@ fn judge_diagnostics(prompts: &[PromptComparisons]) -> Diagnostics {
         diagnostics.single_response += usize::from(matrix.size() == 1);
         diagnostics.half_judged += matrix.half_judged();
         diagnostics.pairs += matrix.pairs().count();
+        let mut met = (0..matrix.size())
+            .map(|i| matrix.opponents(i).count())
+            .filter(|&met| met > 0);
+        let first = met.next();
+        diagnostics.uneven += usize::from(met.any(|met| Some(met) != first));
         flips += matrix.flips();
         let (cyclic_here, triples_here) = matrix.cycles();
         cyclic += cyclic_here;
@@ -238,14 +255,13 @@ fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::RankMethod;
 
     fn rank(
         responses: &[ResponseRow],
         judgments: &[JudgmentRow],
         scorer: &Scorer,
     ) -> Result<Ranked, RankError> {
-        super::rank(responses, judgments, scorer, &mut |_| ())
+        super::rank(responses, judgments, scorer, 0, &mut |_| ())
     }
 
     /// Response `index` to a prompt.
@@ -306,11 +322,14 @@ pub(crate) mod tests {
         }
     }
 
-    const METHODS: [RankMethod; 4] = [
+    const METHODS: [RankMethod; 7] = [
         RankMethod::MeanWin,
         RankMethod::MeanLogit,
         RankMethod::BradleyTerry,
         RankMethod::Copeland,
+        RankMethod::LeastSquares,
+        RankMethod::MeanWinCompleted,
+        RankMethod::WinprobSppo,
     ];
 
     #[test]
@@ -379,6 +398,33 @@ pub(crate) mod tests {
         let ranked = rank(&all, &judgments, &scorer(RankMethod::MeanWin)).expect("no chain needed");
         assert_eq!(ranked.diagnostics.unjudged, 2);
         assert_eq!(ranked.rows[5].comparisons, 0);
+    }
+
+    #[test]
+    fn the_coin_reads_no_judgment_and_has_a_seed() {
+        let order = |judgments: &[JudgmentRow], seed| {
+            let scorer = scorer(RankMethod::Random);
+            let ranked = super::rank(&responses("p", 8), judgments, &scorer, seed, &mut |_| ());
+            let rows = ranked.expect("valid").rows;
+            rows.iter()
+                .map(|row| row.response_id.clone())
+                .collect::<Vec<_>>()
+        };
+        let quality: Vec<f64> = (0..8).map(f64::from).collect();
+        let judged = judged("p", &quality, 0.0);
+        assert_eq!(order(&judged, 1), order(&[], 1));
+        assert_ne!(order(&judged, 1), order(&judged, 2));
+    }
+
+    #[test]
+    fn unequal_designs_are_counted() {
+        let mut judgments = judged("even", &[1.0, 0.0, -1.0], 0.0);
+        judgments.extend(judged("uneven", &[1.0, 0.0, -1.0], 0.0));
+        judgments.truncate(judgments.len() - 2);
+        let mut all = responses("even", 3);
+        all.extend(responses("uneven", 3));
+        let ranked = rank(&all, &judgments, &scorer(RankMethod::MeanWinCompleted));
+        assert_eq!(ranked.expect("connected").diagnostics.uneven, 1);
     }
 
     #[test]

@@ -1,10 +1,9 @@
 //! One score a response, from its prompt's comparison matrix.
 
 use sims_stats::StatsError;
-use sims_stats::bradley_terry::{self, Comparison};
 use sims_stats::win_rate::{logistic, win};
 
-use crate::ComparisonMatrix;
+use crate::{ComparisonMatrix, connected, sppo};
 
 sims_stage::choice! {
     /// How comparisons become scores
@@ -17,6 +16,25 @@ sims_stage::choice! {
         BradleyTerry = "bradley-terry",
         /// Share of the responses met that it beats, ties half
         Copeland = "copeland",
+        /// Scores whose differences come closest to the log-odds, as HodgeRank
+        LeastSquares = "least-squares",
+        /// `mean-win` over all others, pairs not judged filled in from `least-squares`; best under `adaptive`
+        MeanWinCompleted = "mean-win-completed",
+        /// Mean of σ(s_i − s_j) over `mean-logit` scores, itself included: the published SPPO script
+        WinprobSppo = "winprob-sppo",
+        /// Control: a coin in the place of the judge
+        Random = "random",
+    }
+}
+
+impl RankMethod {
+    /// Whether the score rests on a fit to all comparisons together, which a chain must connect.
+    #[must_use]
+    pub fn connects(self) -> bool {
+        matches!(
+            self,
+            Self::BradleyTerry | Self::LeastSquares | Self::MeanWinCompleted
+        )
     }
 }
 
@@ -25,7 +43,9 @@ sims_stage::choice! {
 pub struct Score {
     /// The score; comparable within a prompt only.
     pub value: f64,
-    /// Its standard error, where the method has one.
+    /// Its standard error, where the method has one: for means, the jackknife over the comparisons;
+    /// for Bradley–Terry and least squares, from the fit; for `mean-win-completed`, what is unknown
+    /// because pairs were not judged.
     pub standard_error: Option<f64>,
 }
 
@@ -43,8 +63,11 @@ pub struct Scorer {
 impl Scorer {
     /// Scores every response; `None` for one that met nobody.
     ///
+    /// [`RankMethod::Random`] reads no comparison: its scores are in [`crate::coin`].
+    ///
     /// # Errors
-    /// Bradley–Terry alone: responses that no chain of comparisons connects.
+    /// Methods that [connect](RankMethod::connects) alone: responses that no chain of comparisons
+    /// connects.
     pub fn scores(&self, matrix: &ComparisonMatrix) -> Result<Vec<Option<Score>>, StatsError> {
         self.scores_by(matrix, |i, j| matrix.preference(i, j))
     }
@@ -52,8 +75,8 @@ impl Scorer {
     /// Scores every response twice, each time from half of the information.
     ///
     /// The mean methods take the comparisons in which the response was shown first, and those in
-    /// which it was shown second. Bradley–Terry is refitted once for each order of the pairs, less
-    /// `position_bias`, which would otherwise pass for a preference.
+    /// which it was shown second. Methods that [connect](RankMethod::connects) are refitted once for
+    /// each order of the pairs, less `position_bias`, which would otherwise pass for a preference.
     ///
     /// # Errors
     /// As [`Scorer::scores`].
@@ -64,7 +87,7 @@ impl Scorer {
     ) -> Result<[Vec<Option<Score>>; 2], StatsError> {
         let first = |i: usize, j: usize| matrix.logit(i, j);
         let second = |i: usize, j: usize| matrix.logit(j, i).map(|logit| -logit);
-        if self.method != RankMethod::BradleyTerry {
+        if !self.method.connects() {
             return Ok([
                 self.scores_by(matrix, first)?,
                 self.scores_by(matrix, second)?,
@@ -91,8 +114,12 @@ impl Scorer {
     #[must_use]
     pub fn neutral(&self) -> f64 {
         match self.method {
-            RankMethod::MeanWin | RankMethod::Copeland => 0.5,
-            RankMethod::MeanLogit | RankMethod::BradleyTerry => 0.0,
+            RankMethod::MeanWin
+            | RankMethod::Copeland
+            | RankMethod::MeanWinCompleted
+            | RankMethod::WinprobSppo
+            | RankMethod::Random => 0.5,
+            RankMethod::MeanLogit | RankMethod::BradleyTerry | RankMethod::LeastSquares => 0.0,
         }
     }
 
@@ -102,8 +129,21 @@ impl Scorer {
         matrix: &ComparisonMatrix,
         logit: impl Fn(usize, usize) -> Option<f64>,
     ) -> Result<Vec<Option<Score>>, StatsError> {
-        if self.method == RankMethod::BradleyTerry {
-            return self.bradley_terry(matrix, logit);
+        let judged = || -> Vec<(usize, usize, f64)> {
+            matrix
+                .pairs()
+                .filter_map(|(i, j)| Some((i, j, logit(i, j)?)))
+                .collect()
+        };
+        match self.method {
+            RankMethod::BradleyTerry => return connected::bradley_terry(self, matrix, &judged()),
+            RankMethod::LeastSquares => return connected::least_squares(matrix, &judged()),
+            RankMethod::MeanWinCompleted => {
+                return connected::mean_win_completed(self, matrix, &judged());
+            }
+            RankMethod::WinprobSppo => return Ok(sppo::scores(self, matrix, &judged())),
+            RankMethod::Random => return Ok(vec![None; matrix.size()]),
+            RankMethod::MeanWin | RankMethod::MeanLogit | RankMethod::Copeland => {}
         }
         // LLM-Blender divides by the number of responses, not of opponents; a full design keeps
         // that (`gpt_eval/utils.py`), a partial one divides by the number met.
@@ -123,46 +163,13 @@ impl Scorer {
             .collect())
     }
 
-    /// What one comparison with these log-odds contributes.
+    /// What one comparison with these log-odds contributes to a mean.
     fn outcome(&self, logit: f64) -> f64 {
         match self.method {
             RankMethod::MeanLogit => 2.0 * logit,
             RankMethod::Copeland => win(logit, 0.0),
-            RankMethod::MeanWin | RankMethod::BradleyTerry => logistic(logit / self.tau),
+            _ => logistic(logit / self.tau),
         }
-    }
-
-    fn bradley_terry(
-        &self,
-        matrix: &ComparisonMatrix,
-        logit: impl Fn(usize, usize) -> Option<f64>,
-    ) -> Result<Vec<Option<Score>>, StatsError> {
-        if matrix.size() < 2 {
-            return Ok(vec![None; matrix.size()]);
-        }
-        let comparisons: Vec<Comparison> = matrix
-            .pairs()
-            .filter_map(|(first, second)| {
-                Some(Comparison {
-                    first,
-                    second,
-                    p_first: self.outcome(logit(first, second)?),
-                    weight: 1.0,
-                })
-            })
-            .collect();
-        let fit = bradley_terry::fit(matrix.size(), &comparisons, self.ridge)?;
-        Ok(fit
-            .scores
-            .iter()
-            .zip(&fit.standard_errors)
-            .map(|(&value, &error)| {
-                Some(Score {
-                    value,
-                    standard_error: Some(error),
-                })
-            })
-            .collect())
     }
 }
 

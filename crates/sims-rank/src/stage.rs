@@ -12,12 +12,14 @@ use crate::score::{RankMethod, Scorer};
 sims_stage::params! {
     /// How judgments become a ranking
     pub struct RankParams {
-        /// mean-win, mean-logit, bradley-terry or copeland
+        /// How comparisons become scores
         method: RankMethod = RankMethod::MeanWin,
         /// Log-odds of the judge that count as one nat: above 1 for an overconfident judge
         tau: f64 = 1.0,
         /// Ridge that keeps Bradley-Terry scores finite
         ridge: f64 = 0.1,
+        /// Seed of the coin of `random`
+        seed: u64 = 0,
     }
 }
 
@@ -67,11 +69,12 @@ Example:
         let responses: Vec<ResponseRow> = io.read("responses")?;
         let bar = io.progress("rank", prompts(&responses));
         let mut progress = |done: usize| bar.set(done as u64);
-        let ranked = rank(&responses, &judgments, &scorer, &mut progress).map_err(|error| {
-            let file = io.input("judgments").map(|path| path.display().to_string());
-            BadInput::new(format!("{}: {error}", file.unwrap_or_default()))
-        })?;
-        warn(&ranked.diagnostics, io);
+        let ranked =
+            rank(&responses, &judgments, &scorer, params.seed, &mut progress).map_err(|error| {
+                let file = io.input("judgments").map(|path| path.display().to_string());
+                BadInput::new(format!("{}: {error}", file.unwrap_or_default()))
+            })?;
+        warn(&ranked.diagnostics, params.method, io);
         count(&ranked.diagnostics, io);
         io.write("best", &best_responses(&responses, &ranked.rows))?;
         io.write("ranking", &ranked.rows)
@@ -104,8 +107,20 @@ fn scorer(params: &RankParams) -> Result<Scorer, BadInput> {
     })
 }
 
-fn warn(diagnostics: &Diagnostics, io: &mut StageIo) {
+fn warn(diagnostics: &Diagnostics, method: RankMethod, io: &mut StageIo) {
     let d = diagnostics;
+    if method == RankMethod::Random {
+        io.warn(
+            "the ranking is a coin's; set `both-orders` of contrast to false, or the judge still has a say in the \
+             choice of pairs",
+        );
+    } else if !method.connects() && 2 * d.uneven > d.prompts {
+        io.warn(format!(
+            "in {} of {} prompts responses met unequal numbers of others, and a mean over those met depends on who \
+             they were; rank with mean-win-completed",
+            d.uneven, d.prompts
+        ));
+    }
     if d.single_response > 0 {
         io.warn(format!(
             "{} of {} prompts have a single response, which has rank 1 and no comparison; no \
@@ -145,6 +160,7 @@ fn count(diagnostics: &Diagnostics, io: &mut StageIo) {
         ("pairs", d.pairs as f64),
         ("half_judged_pairs", d.half_judged as f64),
         ("invalid_judgments", d.invalid as f64),
+        ("uneven_prompts", d.uneven as f64),
         ("all_tied_prompts", d.all_tied as f64),
         ("flip_rate", d.flip_rate),
         ("position_bias_nats", d.position_bias),

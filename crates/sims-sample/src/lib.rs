@@ -1,12 +1,13 @@
 //! Samples several responses a prompt from the base or the steered model.
 //!
 //! [`Sample`] is the stage. Its parts serve other stages too: [`Selection`] picks a split and a shard
-//! of a prompts table, [`encode_prompts`] turns prompts into tokens, and [`Draws`] draws responses
+//! of a prompts table, [`priority`] what a pilot promises of them, [`encode_prompts`] turns prompts into tokens, and [`Draws`] draws responses
 //! from any policy. A response depends on its prompt, seed, round and index alone, never on what was
 //! sampled beside it.
 
 pub mod draw;
 pub mod encode;
+pub mod priority;
 pub mod selection;
 mod stage;
 

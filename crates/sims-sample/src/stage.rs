@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use anyhow::Context;
-use sims_artifact::tables::ResponseRow;
+use sims_artifact::tables::{RankingRow, ResponseRow};
 use sims_artifact::{Digest, ModelManifest, read_table};
 use sims_model::generate::{BatchLimits, Progress, SamplingParams};
 use sims_model::language_model::set_threads;
@@ -14,6 +14,7 @@ use sims_model::{
 use sims_stage::{BadInput, Interrupted, Numerics, Role, Stage, StageIo};
 use sims_steering::Steering;
 
+use crate::priority::prioritised;
 use crate::{BASE_POLICY, Draws, EncodedPrompt, Selection, encode_prompts};
 
 sims_stage::choice! {
@@ -49,6 +50,8 @@ sims_stage::params! {
         shard: u32 = 0,
         /// Take only prompts of this split; empty takes all
         split: String = String::new(),
+        /// Share of the prompts that are answered where there is a pilot: those that promise the clearest contrast
+        pilot_share: f64 = 0.5,
         /// The round, from 1
         round: u32 = 1,
         /// Seed of every random stream
@@ -77,6 +80,11 @@ impl Stage for Sample {
         vec![
             Role::required("prompts", "prompts@1", "The prompts to answer"),
             Role::required("model", "model", "The model that answers"),
+            Role::optional(
+                "pilot",
+                "ranking@1",
+                "A ranking of a few responses to each of these prompts, which says what prompts are worth all samples",
+            ),
             Role::optional(
                 "steering",
                 "steering@1",
@@ -108,10 +116,16 @@ impl Stage for Sample {
         if let Some(settings) = io.settings()? {
             params.temperature += settings.temperature_rise;
         }
-        let prompts = params
+        let mut prompts = params
             .selection()
             .of(io.read("prompts")?)
             .map_err(bad_input)?;
+        if io.optional_input("pilot").is_some() {
+            let before = prompts.len();
+            let pilot: Vec<RankingRow> = io.read("pilot")?;
+            prompts = prioritised(prompts, &pilot, params.pilot_share).map_err(bad_input)?;
+            io.count("prompts_left_out", (before - prompts.len()) as f64);
+        }
         let prompts = io.part_of(prompts);
         let model = load_model(io, params.dtype)?;
         let steering = open_steering(io)?;

@@ -3,6 +3,7 @@
 //! Item i beats item j with probability `σ(s_i − s_j)`. Outcomes may be soft (a probability instead
 //! of a win), pairs may be missing, and a small ridge keeps the scores of an unbeaten item finite.
 
+use crate::cholesky::Cholesky;
 use crate::{StatsError, win_rate::logistic};
 
 /// Newton steps before giving up.
@@ -45,7 +46,7 @@ pub struct Fit {
 /// comparisons connects; with a ridge of zero, a maximum at infinity.
 pub fn fit(items: usize, comparisons: &[Comparison], ridge: f64) -> Result<Fit, StatsError> {
     check(items, comparisons, ridge)?;
-    let components = connected_components(items, comparisons);
+    let components = connected_components(items, comparisons.iter().map(|c| (c.first, c.second)));
     if components > 1 {
         return Err(StatsError::Disconnected { components });
     }
@@ -123,8 +124,11 @@ fn check(items: usize, comparisons: &[Comparison], ridge: f64) -> Result<(), Sta
     Ok(())
 }
 
-/// Number of groups of items that comparisons connect.
-fn connected_components(items: usize, comparisons: &[Comparison]) -> usize {
+/// Number of groups of items that pairs connect.
+pub(crate) fn connected_components(
+    items: usize,
+    pairs: impl Iterator<Item = (usize, usize)>,
+) -> usize {
     let mut root: Vec<usize> = (0..items).collect();
     fn find(root: &mut [usize], mut item: usize) -> usize {
         while root[item] != item {
@@ -134,9 +138,8 @@ fn connected_components(items: usize, comparisons: &[Comparison]) -> usize {
         item
     }
     let mut components = items;
-    for comparison in comparisons {
-        let first = find(&mut root, comparison.first);
-        let second = find(&mut root, comparison.second);
+    for (first, second) in pairs {
+        let (first, second) = (find(&mut root, first), find(&mut root, second));
         if first != second {
             root[first] = second;
             components -= 1;
@@ -217,75 +220,6 @@ fn centred(mut scores: Vec<f64>) -> Vec<f64> {
     let mean = scores.iter().sum::<f64>() / scores.len() as f64;
     scores.iter_mut().for_each(|score| *score -= mean);
     scores
-}
-
-/// Lower triangular factor of a positive definite matrix.
-struct Cholesky {
-    lower: Vec<f64>,
-    n: usize,
-}
-
-impl Cholesky {
-    /// Factors `matrix` (`[n, n]`, row by row).
-    ///
-    /// A pivot that rounding made zero or negative becomes tiny instead: the Newton step is then
-    /// large, and the step halving of [`fit`] takes care of it.
-    fn of(matrix: Vec<f64>, n: usize) -> Self {
-        let mut lower = matrix;
-        for row in 0..n {
-            for column in 0..=row {
-                let dot: f64 = (0..column)
-                    .map(|k| lower[row * n + k] * lower[column * n + k])
-                    .sum();
-                let rest = lower[row * n + column] - dot;
-                lower[row * n + column] = if row == column {
-                    rest.max(1e-14).sqrt()
-                } else {
-                    rest / lower[column * n + column]
-                };
-            }
-        }
-        Self { lower, n }
-    }
-
-    /// Solves `L x = right`.
-    fn forward(&self, right: &[f64]) -> Vec<f64> {
-        let mut x = right.to_vec();
-        for row in 0..self.n {
-            let dot: f64 = (0..row).map(|k| self.lower[row * self.n + k] * x[k]).sum();
-            x[row] = (x[row] - dot) / self.lower[row * self.n + row];
-        }
-        x
-    }
-
-    /// Solves `L Lᵀ x = right`.
-    fn solve(&self, right: &[f64]) -> Vec<f64> {
-        let mut x = self.forward(right);
-        for row in (0..self.n).rev() {
-            let dot: f64 = (row + 1..self.n)
-                .map(|k| self.lower[k * self.n + row] * x[k])
-                .sum();
-            x[row] = (x[row] - dot) / self.lower[row * self.n + row];
-        }
-        x
-    }
-
-    /// Square roots of the inverse's diagonal, less the all-ones direction.
-    ///
-    /// The curvature keeps the all-ones vector as an eigenvector with eigenvalue `1 + ridge`, so
-    /// projecting it out subtracts `1 / (n (1 + ridge))` from every entry of the inverse.
-    fn standard_errors(&self, ridge: f64) -> Vec<f64> {
-        let constant = 1.0 / (self.n as f64 * (1.0 + ridge));
-        (0..self.n)
-            .map(|item| {
-                let mut unit = vec![0.0; self.n];
-                unit[item] = 1.0;
-                let half = self.forward(&unit);
-                let inverse: f64 = half.iter().map(|value| value * value).sum();
-                (inverse - constant).max(0.0).sqrt()
-            })
-            .collect()
-    }
 }
 
 #[cfg(test)]

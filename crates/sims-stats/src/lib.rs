@@ -6,7 +6,7 @@
 //! data either.
 //!
 //! - Intervals and tests: [`bootstrap`], [`permutation`], [`proportion`], [`roc`].
-//! - Comparisons: [`win_rate`], [`bradley_terry`], [`agreement`], [`correlation`].
+//! - Comparisons: [`win_rate`], [`bradley_terry`], [`least_squares`], [`completion`], [`agreement`], [`correlation`].
 //! - Chance levels: [`noise_range`], what best-minus-worst looks like when scores are noise.
 //! - Token sequences: [`diversity`], [`loops`], [`shingles`].
 //! - Held-out halves that never share a prompt: [`split`].
@@ -14,9 +14,12 @@
 pub mod agreement;
 pub mod bootstrap;
 pub mod bradley_terry;
+mod cholesky;
+pub mod completion;
 pub mod correlation;
 pub mod diversity;
 mod error;
+pub mod least_squares;
 pub mod loops;
 pub mod noise_range;
 mod normal;

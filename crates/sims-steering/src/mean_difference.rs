@@ -31,7 +31,8 @@ impl MeanDifference {
     }
 }
 
-/// Fits the mean difference to the given rows.
+/// Fits the mean difference to the given rows; weighted, where the pairs have [weights](PairedStates::with_weights):
+/// `Σ w (ā⁺ − ā⁻) / Σ w`.
 ///
 /// # Errors
 /// [`FitError::EmptyClass`] without rows, [`FitError::NonFinite`] for a bad state, and
@@ -51,7 +52,10 @@ pub fn fit(
     let (chosen, chosen_norm) = chosen.finish("chosen")?;
     let (rejected, rejected_norm) = rejected.finish("rejected")?;
     let fitted = MeanDifference {
-        vector: chosen.iter().zip(&rejected).map(|(a, b)| a - b).collect(),
+        vector: match weighted(states, rows, averaging) {
+            Some(vector) => vector,
+            None => chosen.iter().zip(&rejected).map(|(a, b)| a - b).collect(),
+        },
         state_norm: (chosen_norm + rejected_norm) / 2.0,
     };
     let difference = fitted.norm();
@@ -62,6 +66,30 @@ pub fn fit(
         });
     }
     Ok(fitted)
+}
+
+/// Returns the weighted mean of the pairs' differences, `[hidden]`; none where all pairs weigh the same.
+///
+/// A pair's difference is that of its rows' means, or under [`Averaging::Flat`] counts once a row.
+fn weighted(states: &PairedStates<'_>, rows: &[usize], averaging: Averaging) -> Option<Vec<f64>> {
+    let mut sum = vec![0.0; states.hidden()];
+    let mut total = 0.0;
+    for pair in rows.chunk_by(|&left, &right| states.pair(left) == states.pair(right)) {
+        let weight = states.weight(pair[0])?;
+        let count = pair.len() as f64;
+        let of_row = match averaging {
+            Averaging::TwoLevel => weight / count,
+            Averaging::Flat => weight,
+        };
+        total += of_row * count;
+        for &row in pair {
+            let states = states.chosen(row).iter().zip(states.rejected(row));
+            for (sum, (&chosen, &rejected)) in sum.iter_mut().zip(states) {
+                *sum += of_row * (f64::from(chosen) - f64::from(rejected));
+            }
+        }
+    }
+    (total > 0.0).then(|| sum.into_iter().map(|sum| sum / total).collect())
 }
 
 #[cfg(test)]
@@ -112,6 +140,26 @@ mod tests {
             "state norm {}",
             fitted.state_norm
         );
+    }
+
+    /// Pair 0 has two rows, pair 1 one; differences 1, 3 and 6.
+    #[test]
+    fn weights_are_those_of_pairs() {
+        let (positive, negative) = ([2.0f32, 4.0, 7.0], [1.0f32, 1.0, 1.0]);
+        let states = PairedStates::new(1, &positive, &negative, &[0, 0, 1], &[0, 0, 1]).unwrap();
+        let fitted = |weights, averaging| {
+            fit(&states.with_weights(weights), &[0, 1, 2], averaging)
+                .unwrap()
+                .vector[0]
+        };
+        // Two-level: differences 2 and 6 of the pairs.
+        assert!((fitted(&[3.0, 1.0], Averaging::TwoLevel) - 3.0).abs() < 1e-12);
+        assert!((fitted(&[3.0, 1.0], Averaging::Flat) - (3.0 + 9.0 + 6.0) / 7.0).abs() < 1e-12);
+        assert!((fitted(&[0.0, 2.0], Averaging::TwoLevel) - 6.0).abs() < 1e-12);
+        // Equal weights are no weights, up to rounding.
+        for averaging in [Averaging::TwoLevel, Averaging::Flat] {
+            assert!((fitted(&[0.5, 0.5], averaging) - fitted(&[], averaging)).abs() < 1e-12);
+        }
     }
 
     /// T04: identical pairs are refused, whatever their size.

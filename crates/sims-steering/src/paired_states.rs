@@ -16,6 +16,7 @@ pub struct PairedStates<'a> {
     pairs: &'a [u32],
     prompts: &'a [u32],
     flipped: &'a [bool],
+    weights: &'a [f64],
 }
 
 impl<'a> PairedStates<'a> {
@@ -64,6 +65,7 @@ impl<'a> PairedStates<'a> {
             pairs,
             prompts,
             flipped: &[],
+            weights: &[],
         })
     }
 
@@ -73,6 +75,19 @@ impl<'a> PairedStates<'a> {
     #[must_use]
     pub fn with_flipped(self, flipped: &'a [bool]) -> Self {
         Self { flipped, ..self }
+    }
+
+    /// Returns the same states with weights for the pairs, read by the mean difference.
+    ///
+    /// `weights`: one entry a pair, at least 0; without any, all pairs weigh the same.
+    #[must_use]
+    pub fn with_weights(self, weights: &'a [f64]) -> Self {
+        Self { weights, ..self }
+    }
+
+    /// Returns the weight of the row's pair; none if all weigh the same.
+    pub fn weight(&self, row: usize) -> Option<f64> {
+        self.weights.get(self.pairs[row] as usize).copied()
     }
 
     /// Returns the number of rows of each class.

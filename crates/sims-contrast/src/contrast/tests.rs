@@ -3,8 +3,8 @@
 use sims_stats::split::held_out_by_group;
 
 use super::*;
-use crate::MarginRule;
 use crate::fixtures::Round;
+use crate::{MarginRule, PairPolicy};
 
 fn contrast(tables: &Tables, params: &ContrastParams) -> Result<Contrast, ContrastError> {
     super::contrast(tables, params, &mut |_| ())
@@ -68,6 +68,46 @@ fn prompt_ranking_takes_best_against_worst_of_every_prompt() {
     let z: f64 = got.pairs.iter().map(|pair| pair.z).sum();
     assert!(z.abs() < 1e-9);
     assert_eq!(got.figures.fresh_share, 1.0);
+}
+
+#[test]
+fn several_pairs_of_a_prompt_count_once_in_the_yield() {
+    let round = prompts("p", 4);
+    let params = ContrastParams {
+        pairs: PairPolicy::Top2,
+        min_yield: 1.0,
+        ..lenient(Strategy::PromptRanking)
+    };
+    let got = contrast(&round.tables(&[]), &params).expect("pairs");
+    assert_eq!((got.figures.fresh, got.figures.prompts_with_pair), (16, 4));
+    let weight: f64 = got.pairs.iter().map(|pair| pair.weight).sum();
+    assert!((weight - 4.0).abs() < 1e-12);
+    assert_eq!(got.pairs[1].chosen_id, "p000-2");
+}
+
+#[test]
+fn widest_goes_on_where_best_and_worst_do_not_fit() {
+    let mut round = prompts("p", 2);
+    // The best of the first prompt is three times as long as all others.
+    round.set_tokens(2, &(50_000..50_060).collect::<Vec<u32>>());
+    let params = lenient(Strategy::PromptRanking);
+    let extreme = contrast(&round.tables(&[]), &params).expect("one pair");
+    assert_eq!(
+        (extreme.pairs.len(), reasons(&extreme)),
+        (1, vec!["length"])
+    );
+    let widest = ContrastParams {
+        pairs: PairPolicy::Widest,
+        ..params
+    };
+    let got = contrast(&round.tables(&[]), &widest).expect("two pairs");
+    let sides: Vec<_> = got
+        .pairs
+        .iter()
+        .map(|pair| (pair.chosen_id.as_str(), pair.rejected_id.as_str()))
+        .collect();
+    assert_eq!(sides, [("p000-3", "p000-1"), ("p001-2", "p001-1")]);
+    assert_eq!(reasons(&got), ["length"; 3]);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The `sims-contrast` binary on small tables.
 
 mod broken;
+mod real_text;
 
 use std::path::PathBuf;
 use std::process::{Command, Output};

@@ -1,6 +1,7 @@
 //! The extract stage as a program, on a model with random weights.
 
 mod broken;
+mod centred;
 
 use sims_artifact::tables::{Message, PairRow, PromptRow, ResponseRow, StateIndexRow, pair_id};
 use sims_artifact::{Digest, ModelManifest, TensorFile, read_table, write_table};

@@ -2,6 +2,7 @@
 
 mod broken;
 mod planted;
+mod weights;
 
 use planted::{Bench, HIDDEN, LAYERS, Planted};
 use sims_steering::{Compose, FitSummary, Operator, Steering};

@@ -1,5 +1,6 @@
 //! The judge stage as a program, and the judge as a library, on a model with random weights.
 
+mod adaptive;
 mod broken;
 mod judges;
 mod reliability;

@@ -69,7 +69,15 @@ fn identical_responses_all_tie() {
         .flat_map(|prompt| (0..3).map(|index| response(prompt, index)))
         .collect();
     let files = Files::new(&responses, &judgments);
-    for method in ["mean-win", "mean-logit", "bradley-terry", "copeland"] {
+    for method in [
+        "mean-win",
+        "mean-logit",
+        "bradley-terry",
+        "copeland",
+        "least-squares",
+        "mean-win-completed",
+        "winprob-sppo",
+    ] {
         let output = files.rank(&["--method", method]);
         assert!(output.status.success(), "{method}: {}", error_text(&output));
         let ranking = files.ranking();

@@ -1,6 +1,7 @@
 //! The `sims-rank` binary on small tables.
 
 mod broken;
+mod reference;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -143,6 +144,30 @@ fn the_same_input_gives_the_same_bytes() {
 }
 
 #[test]
+fn a_mean_over_an_uneven_design_is_a_warning() {
+    let responses = [response("p", 0), response("p", 1), response("p", 2)];
+    let against = |b: u32, order| JudgmentRow {
+        response_b: format!("p-{b}"),
+        ..judgment("p", order, 1.0)
+    };
+    // The first met both others, these only the first.
+    let judgments = [
+        against(1, "ab"),
+        against(1, "ba"),
+        against(2, "ab"),
+        against(2, "ba"),
+    ];
+    let files = Files::new(&responses, &judgments);
+    let warnings = |method| {
+        assert!(files.rank(&["--method", method]).status.success());
+        files.summary()["warnings"].to_string()
+    };
+    assert!(warnings("mean-win").contains("met unequal numbers of others"));
+    assert!(!warnings("mean-win-completed").contains("unequal"));
+    assert!(warnings("random").contains("`both-orders`"));
+}
+
+#[test]
 fn describe_prints_json() {
     let output = Command::new(env!("CARGO_BIN_EXE_sims-rank"))
         .arg("describe")
@@ -219,12 +244,14 @@ fn an_unconnected_prompt_exits_with_two_and_is_named() {
         &responses,
         &[judgment("p", "ab", 1.0), judgment("p", "ba", 1.0)],
     );
-    let output = files.rank(&["--method", "bradley-terry"]);
-    assert_eq!(output.status.code(), Some(2));
-    assert!(
-        error_text(&output).contains("prompt p"),
-        "{}",
-        error_text(&output)
-    );
+    for method in ["bradley-terry", "least-squares", "mean-win-completed"] {
+        let output = files.rank(&["--method", method]);
+        let message = error_text(&output);
+        assert_eq!(output.status.code(), Some(2), "{message}");
+        assert!(
+            message.contains("prompt p: the comparison graph has 2 unconnected groups"),
+            "{message}"
+        );
+    }
     assert_eq!(files.rank(&["--tau", "0"]).status.code(), Some(2));
 }

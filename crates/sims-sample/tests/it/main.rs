@@ -1,6 +1,7 @@
 //! The sample stage as a program, on a model with random weights.
 
 mod broken;
+mod pilot;
 
 use std::fs;
 use std::path::{Path, PathBuf};
