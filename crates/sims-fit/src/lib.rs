@@ -15,6 +15,7 @@ pub mod states;
 
 pub use error::FitStageError;
 pub use params::{
-    Averaged, Edge, FitParams, Labels, NormalChoice, OperatorChoice, Relation, Rule, TargetAngle,
+    Averaged, Direction, Edge, FitParams, Labels, Line, NormalChoice, OperatorChoice, Pooling,
+    Relation, Rule, TargetAngle,
 };
 pub use stage::Fit;

@@ -17,6 +17,32 @@ sims_stage::choice! {
         HprCapped = "hpr-capped",
         /// Rotation without a network: below the chosen states' mean, by a share of the class gap
         HprTarget = "hpr-target",
+        /// Add the first principal direction of the differences between chosen and rejected responses
+        Pca = "pca",
+        /// Add the bias-free probe's direction, as long as the class difference along it
+        Probe = "probe",
+        /// Linear transport: move each coordinate of rejected states along a line onto that of chosen states
+        Act = "act",
+    }
+}
+
+sims_stage::choice! {
+    /// Which line act fits to each coordinate
+    pub enum Line {
+        /// Least squares through equal quantiles, applied within the range of the rejected states
+        Quantiles = "quantiles",
+        /// From means and deviations alone, applied everywhere
+        Gaussian = "gaussian",
+    }
+}
+
+sims_stage::choice! {
+    /// What act takes as one sample
+    pub enum Pooling {
+        /// Every row
+        Rows = "rows",
+        /// The mean row of each response, as published
+        Mean = "mean",
     }
 }
 
@@ -99,8 +125,14 @@ sims_stage::params! {
     pub struct FitParams {
         /// What is fitted
         operator: OperatorChoice = OperatorChoice::MeanDifference,
-        /// Share of the class difference that mean-difference, random and hpr-target move
+        /// Share of the class difference that mean-difference, random, hpr-target, probe and act move
         step: f64 = 0.25,
+        /// Length of what pca adds, in units of the mean state norm
+        shift: f64 = 0.08,
+        /// Which line act fits to each coordinate
+        line: Line = Line::Quantiles,
+        /// What act takes as one sample
+        pool: Pooling = Pooling::Rows,
         /// Factor of the predicted angle of hpr and hpr-capped; 1 as published
         angle_scale: f64 = 1.0,
         /// What hpr-capped and hpr-target turn toward; hpr turns toward its probe
@@ -127,7 +159,7 @@ sims_stage::params! {
         compose: Relation = Relation::Stack,
         /// Longest sum of vectors at a layer, earlier rounds included, in units of the mean state norm; 0 is off
         max_shift: f64 = 0.25,
-        /// Most rotations at a layer, earlier rounds included; further ones are left out; 0 is off
+        /// Most rotations and transports at a layer, earlier rounds included; further ones are left out; 0 is off
         max_depth: u32 = 3,
         /// Restore each state's norm after the edit
         preserve_norm: bool = false,
@@ -156,8 +188,16 @@ impl FitParams {
     pub fn check(&self) -> Result<(), FitStageError> {
         let positive = "a positive number";
         let at_least_zero = "0 or a positive number";
+        let is_act = self.operator == OperatorChoice::Act;
         let checks = [
             ("step", self.step, self.step > 0.0, positive),
+            (
+                "step",
+                self.step,
+                self.step <= 1.0 || !is_act,
+                "at most 1 for act, which then moves all the way",
+            ),
+            ("shift", self.shift, self.shift > 0.0, positive),
             (
                 "angle-scale",
                 self.angle_scale,
@@ -209,20 +249,36 @@ impl FitParams {
     pub fn within(&self, settings: &SettingsRow) -> Self {
         Self {
             step: self.step * settings.step_factor,
+            shift: self.shift * settings.step_factor,
             angle_scale: self.angle_scale * settings.step_factor,
             top_k: self.top_k.saturating_sub(settings.fewer_layers).max(1),
             ..self.clone()
         }
     }
 
-    /// Returns whether the fitted direction is the probe rather than the mean difference.
-    pub fn uses_probe(&self) -> bool {
+    /// Returns the direction that the operator follows, along which layers are measured.
+    pub fn direction(&self) -> Direction {
         match self.operator {
-            OperatorChoice::MeanDifference | OperatorChoice::Random => false,
-            OperatorChoice::Hpr => true,
-            OperatorChoice::HprCapped | OperatorChoice::HprTarget => {
-                self.normal == NormalChoice::Probe
+            OperatorChoice::MeanDifference | OperatorChoice::Random | OperatorChoice::Act => {
+                Direction::MeanDifference
             }
+            OperatorChoice::Hpr | OperatorChoice::Probe => Direction::Probe,
+            OperatorChoice::Pca => Direction::Principal,
+            OperatorChoice::HprCapped | OperatorChoice::HprTarget => match self.normal {
+                NormalChoice::MeanDifference => Direction::MeanDifference,
+                NormalChoice::Probe => Direction::Probe,
+            },
         }
     }
+}
+
+/// A direction from rejected to chosen states.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// The mean difference.
+    MeanDifference,
+    /// The bias-free probe.
+    Probe,
+    /// The first principal direction of the pairs' differences.
+    Principal,
 }

@@ -84,6 +84,13 @@ impl<'a> Report<'a> {
         if let Some(gap) = fit.class_gap {
             self.add_value(layer, "class-gap", Split::Train, gap, true);
         }
+        for figure in &fitted.figures {
+            let split = match figure.is_held_out {
+                true => Split::HeldOut,
+                false => Split::Train,
+            };
+            self.add_value(layer, figure.metric, split, figure.value, true);
+        }
         if let Some(network) = &fitted.network {
             for (metric, value) in [
                 ("network-probe-accuracy", network.probe_accuracy),

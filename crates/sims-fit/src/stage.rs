@@ -294,9 +294,12 @@ impl<'a> Job<'a> {
     /// Returns the factor that the operator moves by.
     fn step(&self) -> f64 {
         match self.params.operator {
-            OperatorChoice::MeanDifference | OperatorChoice::Random | OperatorChoice::HprTarget => {
-                self.params.step
-            }
+            OperatorChoice::MeanDifference
+            | OperatorChoice::Random
+            | OperatorChoice::HprTarget
+            | OperatorChoice::Probe
+            | OperatorChoice::Act => self.params.step,
+            OperatorChoice::Pca => self.params.shift,
             OperatorChoice::Hpr | OperatorChoice::HprCapped => self.params.angle_scale,
         }
     }
@@ -320,9 +323,9 @@ impl<'a> Job<'a> {
                      shift within {} of the state norm",
                     layer.layer, layer.cap_factor, self.params.max_shift
                 ),
-                Operator::Householder(_) => format!(
-                    "layer {}: this round's rotation was left out, since the incumbent has max-depth rotations \
-                     there ({}); raise max-depth or fit with compose replace",
+                _ => format!(
+                    "layer {}: this round's edit was left out, since the incumbent has max-depth rotations and \
+                     transports there ({}); raise max-depth or fit with compose replace",
                     layer.layer, self.params.max_depth
                 ),
             });

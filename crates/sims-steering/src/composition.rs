@@ -223,7 +223,9 @@ pub fn shift_factor(incumbent: &[f64], addition: &[f64], limit: f64) -> Result<f
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::affine_transport::AffineTransport;
     use crate::householder::{AngleRule, Householder};
+    use crate::operator::EditCounts;
     use sims_artifact::Digest;
 
     fn vector(values: &[f32]) -> Edit {
@@ -249,7 +251,7 @@ mod tests {
     fn vector_at(steering: &Steering, layer: usize, index: usize) -> Vec<f32> {
         match &steering.edits(layer)[index].operator {
             Operator::Additive(additive) => additive.vector().to_vec(),
-            Operator::Householder(_) => panic!("layer {layer} has a rotation at {index}"),
+            other => panic!("layer {layer} has {other:?} at {index}"),
         }
     }
 
@@ -299,6 +301,28 @@ mod tests {
         let stacked = first.stack(&second).unwrap();
         let strengths: Vec<f64> = stacked.edits(4).iter().map(|edit| edit.strength).collect();
         assert_eq!(strengths, [1.0, 0.5, 0.5]);
+    }
+
+    /// T20, in part: transports stay apart, and backing off shortens the way of the newest.
+    #[test]
+    fn transports_are_appended_and_backed_off() {
+        let transport = |shift: f32| {
+            let four = [1.0, shift, -10.0, 10.0].map(|x: f32| vec![x; 2]);
+            let [scale, shift, low, high] = four;
+            let transport = AffineTransport::new(scale, shift, low, high).unwrap();
+            Edit::new(Operator::AffineTransport(transport))
+        };
+        let incumbent = steering(&[(4, transport(1.0))]);
+        let round = steering(&[(4, transport(2.0)), (4, vector(&[1.0, 0.0]))]);
+        let candidate = incumbent.stack(&round).unwrap();
+        assert_eq!(candidate.edits(4).len(), 3);
+        let weaker = candidate.back_off(Some(&incumbent), 0.5).unwrap();
+        let mut row = [0.0f32, 1.0];
+        for edit in weaker.edits(4) {
+            edit.apply(&mut row, 1.0, &mut EditCounts::default());
+        }
+        assert_eq!(row, [2.5, 3.0]);
+        assert!(weaker.additive_shift(4).is_some() && !weaker.keeps_norms());
     }
 
     #[test]

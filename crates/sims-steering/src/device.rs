@@ -12,6 +12,7 @@ use sims_model::gpu::{
 };
 use sims_model::{ModelError, Result};
 
+use crate::affine_transport::AffineTransport;
 use crate::angle_net::AngleNet;
 use crate::hook::EditedRange;
 use crate::householder::{AngleRule, Householder};
@@ -56,10 +57,18 @@ struct Rows {
 
 /// One edit of a layer.
 struct DeviceEdit {
-    /// What is added, or the plane's normal: `[hidden]`.
-    vector: Tensor,
     preserve_norm: bool,
-    turn: Option<Turn>,
+    kind: Kind,
+}
+
+/// What an edit does; vectors are `[hidden]`, f32.
+enum Kind {
+    /// Adds a vector.
+    Add(Tensor),
+    /// Turns toward a normal.
+    Turn(Tensor, Turn),
+    /// Moves coordinates inside their support: scale, shift, low, high, and the share of the way.
+    Transport([Tensor; 4], f64),
 }
 
 /// What a turn needs besides the normal.
@@ -205,26 +214,55 @@ impl Edits {
     fn edit(&self, edit: &DeviceEdit, rows: &Tensor, counted: &Tensor) -> Result<()> {
         let (count, width) = rows.dims2()?;
         let preserve_norm = Argument::Int(i32::from(edit.preserve_norm));
-        let Some(turn) = &edit.turn else {
-            let reads = [&edit.vector, counted];
-            return with_addresses(&reads, &[rows, &self.counts], &mut |found| {
-                let [vector, counted, rows, counts] =
-                    [0, 1, 2, 3].map(|i| Argument::Address(found[i]));
-                let numbers = [Argument::int(width), preserve_norm];
-                let arguments = [&[rows, vector, counted, counts], &numbers[..]].concat();
-                self.start("add_vector", count, &arguments)
-            });
-        };
+        match &edit.kind {
+            Kind::Add(vector) => {
+                let reads = [vector, counted];
+                with_addresses(&reads, &[rows, &self.counts], &mut |found| {
+                    let [vector, counted, rows, counts] =
+                        [0, 1, 2, 3].map(|i| Argument::Address(found[i]));
+                    let numbers = [Argument::int(width), preserve_norm];
+                    let arguments = [&[rows, vector, counted, counts], &numbers[..]].concat();
+                    self.start("add_vector", count, &arguments)
+                })
+            }
+            Kind::Turn(normal, turn) => self.turn(normal, turn, rows, counted, preserve_norm),
+            Kind::Transport([scale, shift, low, high], share) => {
+                let reads = [scale, shift, low, high, counted];
+                with_addresses(&reads, &[rows, &self.counts], &mut |found| {
+                    let [scale, shift, low, high, counted, rows, counts] =
+                        [0, 1, 2, 3, 4, 5, 6].map(|i| Argument::Address(found[i]));
+                    let addresses = [rows, scale, shift, low, high, counted, counts];
+                    let numbers = [
+                        Argument::int(width),
+                        preserve_norm,
+                        Argument::Double(*share),
+                    ];
+                    self.start(
+                        "transport_rows",
+                        count,
+                        &[&addresses, &numbers[..]].concat(),
+                    )
+                })
+            }
+        }
+    }
+
+    /// Turns `rows`, `[rows, hidden]` in f32, in place.
+    fn turn(
+        &self,
+        normal: &Tensor,
+        turn: &Turn,
+        rows: &Tensor,
+        counted: &Tensor,
+        preserve_norm: Argument,
+    ) -> Result<()> {
+        let (count, width) = rows.dims2()?;
         let (logits, bias) = match &turn.net {
             Some(net) => (Some(self.logits(net, rows)?), net.last_bias),
             None => (None, 0.0),
         };
         // A rule without a network is given an address and reads nothing there.
-        let reads = [
-            &edit.vector,
-            logits.as_ref().unwrap_or(&edit.vector),
-            counted,
-        ];
+        let reads = [normal, logits.as_ref().unwrap_or(normal), counted];
         with_addresses(&reads, &[rows, &self.counts], &mut |found| {
             let [normal, logits, counted, rows, counts] =
                 [0, 1, 2, 3, 4].map(|i| Argument::Address(found[i]));
@@ -318,17 +356,28 @@ fn blocks(elements: usize) -> usize {
 
 impl DeviceEdit {
     fn new(edit: &Edit, device: &Device) -> Result<Self> {
-        Ok(match &edit.operator {
-            Operator::Additive(additive) => Self {
-                vector: Tensor::new(additive.scaled(edit.strength).vector(), device)?,
-                preserve_norm: edit.preserve_norm,
-                turn: None,
-            },
-            Operator::Householder(householder) => Self {
-                vector: Tensor::new(householder.normal(), device)?,
-                preserve_norm: edit.preserve_norm,
-                turn: Some(Turn::new(householder, edit.strength, device)?),
-            },
+        let vector = |values: &[f32]| Tensor::new(values, device);
+        let kind = match &edit.operator {
+            Operator::Additive(additive) => {
+                Kind::Add(vector(additive.scaled(edit.strength).vector())?)
+            }
+            Operator::Householder(householder) => Kind::Turn(
+                vector(householder.normal())?,
+                Turn::new(householder, edit.strength, device)?,
+            ),
+            Operator::AffineTransport(transport) => Kind::Transport(
+                [
+                    vector(transport.scale())?,
+                    vector(transport.shift())?,
+                    vector(transport.low())?,
+                    vector(transport.high())?,
+                ],
+                AffineTransport::share(edit.strength),
+            ),
+        };
+        Ok(Self {
+            preserve_norm: edit.preserve_norm,
+            kind,
         })
     }
 }

@@ -114,6 +114,17 @@ pub enum FitError {
         /// Mean norm of the states.
         state_norm: f64,
     },
+    /// The differences between chosen and rejected states have no longest axis.
+    #[error(
+        "the differences between chosen and rejected states have no dominant axis: the longest explains {explained:.4} \
+         of them (at least {least:.4}, and more than any other); `mean-difference` needs none"
+    )]
+    NoDominantAxis {
+        /// Share of the sum of squares along the longest axis.
+        explained: f64,
+        /// Least share.
+        least: f64,
+    },
     /// A state is NaN or infinite.
     #[error("state {row} is NaN or infinite")]
     NonFinite {

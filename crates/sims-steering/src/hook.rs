@@ -180,7 +180,7 @@ impl SteeringHook {
             counts
         };
         // Every row is edited by itself, so that threads can share out what takes longer than to start them.
-        let is_long = |edit: &Edit| matches!(edit.operator, Operator::Householder(_));
+        let is_long = |edit: &Edit| !matches!(edit.operator, Operator::Additive(_));
         let share = (rows.len() / self.hidden_size).div_ceil(rayon::current_num_threads());
         let found = if edits.iter().any(is_long) && share >= LEAST_ROWS {
             rows.par_chunks_mut(share * self.hidden_size)

@@ -7,6 +7,7 @@
 //!
 //! Everything is computed row by row in a fixed order, so results depend neither on batches nor on threads.
 
+pub mod affine_transport;
 pub mod angle_net;
 mod composition;
 mod device;
@@ -16,10 +17,12 @@ pub mod hook;
 pub mod householder;
 pub mod hpr;
 pub mod layer_selection;
+pub mod linear_transport;
 pub mod mean_difference;
 pub mod moments;
 pub mod operator;
 pub mod paired_states;
+pub mod principal_direction;
 pub mod probe;
 mod random;
 pub mod random_direction;
@@ -27,7 +30,9 @@ pub mod real;
 pub mod separation;
 mod steering;
 mod steering_file;
+mod symmetric_eigen;
 
+pub use affine_transport::AffineTransport;
 pub use composition::shift_factor;
 pub use error::{FitError, SteeringError};
 pub use fit_summary::{FitSummary, LayerFit, Signal};

@@ -1,6 +1,7 @@
 //! The operators as data, and one edit of a layer: an operator, its strength and the norm option.
 
 use crate::SteeringError;
+use crate::affine_transport::AffineTransport;
 use crate::householder::Householder;
 use crate::real::{all_finite, norm};
 
@@ -61,6 +62,8 @@ pub enum Operator {
     Additive(Additive),
     /// Turns toward a normal.
     Householder(Householder),
+    /// Moves each coordinate along its own line.
+    AffineTransport(AffineTransport),
 }
 
 impl Operator {
@@ -69,7 +72,13 @@ impl Operator {
         match self {
             Self::Additive(additive) => additive.vector.len(),
             Self::Householder(householder) => householder.normal().len(),
+            Self::AffineTransport(transport) => transport.scale().len(),
         }
+    }
+
+    /// Returns whether it keeps every state's norm by itself.
+    pub fn is_rotation(&self) -> bool {
+        matches!(self, Self::Householder(_))
     }
 }
 
@@ -101,7 +110,7 @@ impl EditCounts {
 pub struct Edit {
     /// What is done.
     pub operator: Operator,
-    /// Multiplies the vector or the angle; 0 leaves every row bit for bit.
+    /// Multiplies the vector or the angle, and is the share of a transport; 0 leaves every row bit for bit.
     pub strength: f64,
     /// Restores each row's norm afterwards.
     pub preserve_norm: bool,
@@ -133,6 +142,7 @@ impl Edit {
         match &self.operator {
             Operator::Additive(additive) => additive.apply(rows, strength, counts),
             Operator::Householder(householder) => householder.apply(rows, strength, counts),
+            Operator::AffineTransport(transport) => transport.apply(rows, strength, counts),
         }
         for (row, before) in rows
             .chunks_exact_mut(hidden)
@@ -162,9 +172,12 @@ mod tests {
         let additive = Additive::new(vec![0.5, -1.0, 2.0]).unwrap();
         let rule = AngleRule::Fixed { angle: 0.3 };
         let householder = Householder::new(vec![0.0, 1.0, 1.0], 2.0, rule, None, None).unwrap();
+        let [low, high] = [-1e3, 1e3].map(|end| vec![end; 3]);
+        let transport = AffineTransport::new(vec![0.5, 2.0, 1.0], vec![1.0; 3], low, high).unwrap();
         vec![
             Edit::new(Operator::Additive(additive)),
             Edit::new(Operator::Householder(householder)),
+            Edit::new(Operator::AffineTransport(transport)),
         ]
     }
 

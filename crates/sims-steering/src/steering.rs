@@ -147,7 +147,7 @@ impl Steering {
         self.layers
             .values()
             .flatten()
-            .all(|edit| edit.preserve_norm || matches!(edit.operator, Operator::Householder(_)))
+            .all(|edit| edit.preserve_norm || edit.operator.is_rotation())
     }
 
     /// Checks that the steering belongs to a model.

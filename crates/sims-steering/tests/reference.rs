@@ -2,10 +2,12 @@
 
 use serde::Deserialize;
 use sims_steering::angle_net::{AngleNet, Linear};
+use sims_steering::linear_transport::{self, Form, Pool};
 use sims_steering::moments::Averaging;
 use sims_steering::separation::Scores;
 use sims_steering::{
-    Edit, EditCounts, Householder, Operator, PairedStates, mean_difference, probe,
+    Edit, EditCounts, Householder, Operator, PairedStates, mean_difference, principal_direction,
+    probe,
 };
 
 #[derive(Deserialize)]
@@ -43,6 +45,22 @@ struct FitCases {
     probe: Vec<f64>,
     probe_accuracy: f64,
     auroc: f64,
+    principal_direction: Vec<f64>,
+    explained: f64,
+    agreeing: f64,
+    few_principal_direction: Vec<f64>,
+    transport_quantiles: Transport,
+    transport_pooled: Transport,
+    transport_gaussian: Transport,
+    transported: Vec<f64>,
+}
+
+#[derive(Deserialize)]
+struct Transport {
+    scale: Vec<f64>,
+    shift: Vec<f64>,
+    low: Vec<f32>,
+    high: Vec<f32>,
 }
 
 fn reference() -> Reference {
@@ -148,6 +166,52 @@ fn area_under_the_curve_equals_scikit_learn() {
     let auroc = scores.auroc().unwrap();
     close(&[auroc.estimate], &[cases.auroc], 1e-12);
     assert!(auroc.low < auroc.estimate && auroc.estimate < auroc.high && auroc.low > 0.5);
+}
+
+#[test]
+fn principal_direction_equals_numpy() {
+    let cases = reference().fits;
+    let fitted = principal_direction::fit(&cases.states(), &cases.rows(), 3).unwrap();
+    close(&fitted.direction, &cases.principal_direction, 1e-9);
+    close(&[fitted.explained], &[cases.explained], 1e-12);
+    close(&[fitted.agreeing], &[cases.agreeing], 1e-12);
+    // Six pairs of ten components.
+    let few: Vec<usize> = cases
+        .rows()
+        .into_iter()
+        .filter(|&row| cases.pairs[row] < 6)
+        .collect();
+    let fitted = principal_direction::fit(&cases.states(), &few, 3).unwrap();
+    close(&fitted.direction, &cases.few_principal_direction, 1e-9);
+}
+
+#[test]
+fn transport_equals_numpy() {
+    let cases = reference().fits;
+    for (form, pool, expected) in [
+        (Form::Quantiles, Pool::Rows, &cases.transport_quantiles),
+        (Form::Quantiles, Pool::Mean, &cases.transport_pooled),
+        (Form::Gaussian, Pool::Rows, &cases.transport_gaussian),
+    ] {
+        let fitted = linear_transport::fit(&cases.states(), &cases.rows(), form, pool).unwrap();
+        close(&fitted.scale, &expected.scale, 1e-10);
+        close(&fitted.shift, &expected.shift, 1e-10);
+        if form == Form::Quantiles {
+            assert_eq!((&fitted.low, &fitted.high), (&expected.low, &expected.high));
+            continue;
+        }
+        assert!(fitted.low.iter().all(|&low| low == f32::MIN));
+    }
+    // The map applied at 0.3 to states of which some lie outside its support; stored in f32.
+    let fitted =
+        linear_transport::fit(&cases.states(), &cases.rows(), Form::Quantiles, Pool::Rows).unwrap();
+    let edit = Edit::new(Operator::AffineTransport(fitted.operator().unwrap()));
+    let mut states = cases.positive.clone();
+    edit.apply(&mut states, 0.3, &mut EditCounts::default());
+    let unchanged = states.iter().zip(&cases.positive).filter(|(a, b)| a == b);
+    assert!((1..states.len() / 10).contains(&unchanged.count()));
+    let states: Vec<f64> = states.iter().map(|&x| f64::from(x)).collect();
+    close(&states, &cases.transported, 1e-6);
 }
 
 impl FitCases {

@@ -1,6 +1,7 @@
 //! The fit stage as a program, on planted states.
 
 mod broken;
+mod closed_form;
 mod planted;
 
 use planted::{Bench, HIDDEN, LAYERS, Planted};
@@ -101,6 +102,20 @@ fn every_operator_gives_a_steering_and_repeats_its_bytes() {
         ("hpr-capped", &["--normal", "probe", "--epochs", "20"]),
         ("hpr-target", &[]),
         ("hpr-target", &["--normal", "probe", "--angle", "remaining"]),
+        ("pca", &["--preserve-norm", "true"]),
+        ("probe", &[]),
+        ("act", &[]),
+        (
+            "act",
+            &[
+                "--line",
+                "gaussian",
+                "--pool",
+                "mean",
+                "--preserve-norm",
+                "true",
+            ],
+        ),
     ] {
         let arguments = [&["--operator", operator, "--top-k", "2"][..], extra].concat();
         bench.succeeds("a", &arguments);
@@ -250,7 +265,7 @@ fn rotations_stack_up_to_the_largest_depth() {
     }
     let (warnings, steering) = second("full", "1");
     assert!(
-        warnings[0].contains("this round's rotation was left out"),
+        warnings[0].contains("this round's edit was left out"),
         "{warnings:?}"
     );
     assert_eq!(steering.edits(2), bench.steering("first").edits(2));

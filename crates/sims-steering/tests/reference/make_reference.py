@@ -5,7 +5,8 @@
 
 Needs numpy and scikit-learn (made with numpy 2.4.6, scikit-learn 1.9.1). Written from the formulas alone:
 Householder pseudo-rotation by its mirror image as the paper has it, the mean difference by loops over
-responses, the probe and the area under the curve by scikit-learn.
+responses, the probe and the area under the curve by scikit-learn, the principal direction by NumPy's SVD, the
+transport by sorting and NumPy's polyfit.
 """
 
 import json
@@ -73,6 +74,39 @@ def householder_cases(hidden=12, rows=40):
     }
 
 
+def few_principal_direction(differences):
+    """Fewer pairs than dimensions: by the pairs' Gram matrix."""
+    _, vectors = np.linalg.eigh(differences @ differences.T)
+    axis = vectors[:, -1] @ differences
+    axis /= np.linalg.norm(axis)
+    agree = np.sign(differences @ axis).sum() or differences.mean(axis=0) @ axis
+    return (axis * np.sign(agree)).tolist()
+
+
+def quantile_transport(source, target):
+    lines = [np.polyfit(np.sort(x), np.sort(y), 1) for x, y in zip(source.T, target.T)]
+    return {
+        "scale": [line[0] for line in lines],
+        "shift": [line[1] for line in lines],
+        "low": source.min(axis=0).tolist(),
+        "high": source.max(axis=0).tolist(),
+    }
+
+
+def gaussian_transport(source, target):
+    scale = target.std(axis=0) / source.std(axis=0)
+    shift = target.mean(axis=0) - scale * source.mean(axis=0)
+    return {"scale": scale.tolist(), "shift": shift.tolist(), "low": [], "high": []}
+
+
+def transported(source, target, share):
+    """Target states moved by the map of source to target: some coordinates lie outside its support."""
+    line = quantile_transport(source, target)
+    scale, shift, low, high = (np.array(line[name]) for name in ("scale", "shift", "low", "high"))
+    moved = (1 - share) * target + share * (scale * target + shift)
+    return np.where((low <= target) & (target <= high), moved, target)
+
+
 def fit_cases(hidden=10, pairs=60):
     direction = rng.normal(size=hidden)
     offset = 2.0 * rng.normal(size=hidden)
@@ -99,7 +133,22 @@ def fit_cases(hidden=10, pairs=60):
     scale = math.sqrt(hidden) / state_norm
     probe = LogisticRegression(fit_intercept=False, C=0.5, tol=1e-12, max_iter=100_000, solver="newton-cg")
     probe.fit(scale * rows, labels)
+    differences = np.array(
+        [(positive[numbers == pair].mean(axis=0) - negative[numbers == pair].mean(axis=0)) for pair in range(pairs)]
+    )
+    _, lengths, axes = np.linalg.svd(differences, full_matrices=False)
+    axis = axes[0] * np.sign(np.sign(differences @ axes[0]).sum())
     return {
+        "principal_direction": axis.tolist(),
+        "explained": float(lengths[0] ** 2 / (lengths**2).sum()),
+        "agreeing": float((differences @ axis > 0).mean()),
+        "few_principal_direction": few_principal_direction(differences[:6]),
+        "transport_quantiles": quantile_transport(negative, positive),
+        "transport_pooled": quantile_transport(
+            *(f32([states[numbers == pair].mean(axis=0) for pair in range(pairs)]) for states in (negative, positive))
+        ),
+        "transport_gaussian": gaussian_transport(negative, positive),
+        "transported": transported(negative, positive, 0.3).ravel().tolist(),
         "hidden": hidden,
         "pairs": numbers.tolist(),
         "positive": positive.ravel().tolist(),
