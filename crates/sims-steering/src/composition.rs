@@ -132,16 +132,20 @@ impl Steering {
     }
 }
 
-/// Appends an edit; a vector after a vector becomes their sum at strength 1.
+/// Appends an edit; a vector after a vector on the same condition becomes their sum at strength 1.
 fn append(edits: &mut Vec<Edit>, edit: Edit) -> Result<(), SteeringError> {
     if let Some(last) = edits.last_mut()
         && let (Operator::Additive(first), Operator::Additive(second)) =
             (&last.operator, &edit.operator)
         && !last.preserve_norm
         && !edit.preserve_norm
+        && last.condition == edit.condition
     {
         let sum = combine(first, last.strength, second, edit.strength)?;
-        *last = Edit::new(Operator::Additive(sum));
+        *last = Edit {
+            condition: edit.condition,
+            ..Edit::new(Operator::Additive(sum))
+        };
         return Ok(());
     }
     edits.push(edit);
@@ -179,10 +183,16 @@ fn back_off_layer(edits: &mut [Edit], kept: &[Edit], alpha: f64) -> Option<()> {
         else {
             return None;
         };
+        if kept[last].condition != edits[last].condition {
+            return None;
+        }
         let before_weight = kept[last].strength * (1.0 - alpha);
         let sum_weight = edits[last].strength * alpha;
         let between = combine(before, before_weight, sum, sum_weight).ok()?;
-        edits[last] = Edit::new(Operator::Additive(between));
+        edits[last] = Edit {
+            condition: kept[last].condition.clone(),
+            ..Edit::new(Operator::Additive(between))
+        };
         kept.len()
     };
     edits[own..]

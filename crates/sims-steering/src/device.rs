@@ -14,9 +14,9 @@ use sims_model::{ModelError, Result};
 
 use crate::affine_transport::AffineTransport;
 use crate::angle_net::AngleNet;
-use crate::hook::EditedRange;
+use crate::hook::{EditedRange, ReadyEdit};
 use crate::householder::{AngleRule, Householder};
-use crate::operator::{Edit, Operator};
+use crate::operator::Operator;
 
 /// Threads of a block, as in the kernels' source.
 const THREADS: usize = 256;
@@ -57,6 +57,8 @@ struct Rows {
 
 /// One edit of a layer.
 struct DeviceEdit {
+    /// The number of its condition.
+    gate: Option<usize>,
     preserve_norm: bool,
     kind: Kind,
 }
@@ -101,7 +103,7 @@ impl OnDevice {
     /// `layers` are the hook's edits with the steering's strength in them.
     pub(crate) fn apply(
         &mut self,
-        layers: &BTreeMap<usize, Vec<Edit>>,
+        layers: &BTreeMap<usize, Vec<ReadyEdit>>,
         layer: usize,
         hidden: &Tensor,
         ranges: &[EditedRange],
@@ -124,7 +126,17 @@ impl OnDevice {
             }
         };
         let edits = &mut self.edits[index];
-        Ok(Some(edits.apply(layer, hidden, ranges)?))
+        // Rows for which the same conditions hold are edited together.
+        let mut edited = None;
+        let mut left: Vec<EditedRange> = ranges.to_vec();
+        while let Some(first) = left.first() {
+            let holds = first.holds.clone();
+            let (group, rest): (Vec<_>, Vec<_>) =
+                left.into_iter().partition(|range| range.holds == holds);
+            edited = Some(edits.apply(layer, edited.as_ref().unwrap_or(hidden), &group)?);
+            left = rest;
+        }
+        Ok(edited)
     }
 
     /// Returns how many rows were edited and capped; waits for the device.
@@ -160,7 +172,7 @@ impl fmt::Debug for OnDevice {
 
 impl Edits {
     fn new(
-        layers: &BTreeMap<usize, Vec<Edit>>,
+        layers: &BTreeMap<usize, Vec<ReadyEdit>>,
         launcher: Arc<dyn Launcher>,
         device: &Device,
         dtype: DType,
@@ -170,7 +182,7 @@ impl Edits {
         let text = include_str!("device/steering.cu");
         let program = Program::new("steering", text, &definitions, false);
         let layers = layers.iter().map(|(&layer, edits)| {
-            let edits = edits.iter().map(|edit| DeviceEdit::new(edit, device));
+            let edits = edits.iter().map(|ready| DeviceEdit::new(ready, device));
             Ok((layer, edits.collect::<Result<_>>()?))
         });
         Ok(Self {
@@ -183,6 +195,7 @@ impl Edits {
         })
     }
 
+    /// Edits `ranges`, for which the same conditions hold.
     fn apply(&mut self, layer: usize, hidden: &Tensor, ranges: &[EditedRange]) -> Result<Tensor> {
         let (all_rows, width) = hidden.dims2()?;
         let Rows { indices, counted } = self.rows(ranges)?;
@@ -195,7 +208,12 @@ impl Edits {
             self.start("gather_rows", count, &arguments)
         })?;
         for edit in self.layers.get(&layer).map_or(&[][..], Vec::as_slice) {
-            self.edit(edit, &rows, &counted)?;
+            if ranges
+                .iter()
+                .all(|range| edit.gate.is_none_or(|gate| range.holds[gate]))
+            {
+                self.edit(edit, &rows, &counted)?;
+            }
         }
         let edited = if count == all_rows {
             new_output((all_rows, width), hidden.dtype(), &self.device)?
@@ -355,7 +373,7 @@ fn blocks(elements: usize) -> usize {
 }
 
 impl DeviceEdit {
-    fn new(edit: &Edit, device: &Device) -> Result<Self> {
+    fn new(ReadyEdit { edit, gate }: &ReadyEdit, device: &Device) -> Result<Self> {
         let vector = |values: &[f32]| Tensor::new(values, device);
         let kind = match &edit.operator {
             Operator::Additive(additive) => {
@@ -376,6 +394,7 @@ impl DeviceEdit {
             ),
         };
         Ok(Self {
+            gate: *gate,
             preserve_norm: edit.preserve_norm,
             kind,
         })

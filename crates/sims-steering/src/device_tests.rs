@@ -1,7 +1,7 @@
 //! The kernels, run on the CPU by an emulation, against the host's edits.
 
 use super::*;
-use crate::operator::Additive;
+use crate::operator::{Additive, Edit};
 use crate::random::{NormalDraw, stream};
 use crate::{Steering, SteeringHook};
 use sims_artifact::Digest;
@@ -60,9 +60,9 @@ fn steering() -> Steering {
     for (layer, edits) in layers.into_iter().enumerate() {
         for (operator, strength, preserve_norm) in edits {
             let edit = Edit {
-                operator,
                 strength,
                 preserve_norm,
+                ..Edit::new(operator)
             };
             steering.push(layer, edit).unwrap();
         }

@@ -44,6 +44,19 @@ pub enum SteeringError {
         /// Digest of the model that it was to be used with.
         found: Digest,
     },
+    /// A condition without a block to read.
+    #[error("a condition needs at least one block to read")]
+    NoCondition,
+    /// A condition that is decided after the edit that it is to decide on.
+    #[error(
+        "the condition reads layer {condition}, above layer {edit} that it decides on: read layer {edit} or a lower one"
+    )]
+    LateCondition {
+        /// The layer that the condition reads.
+        condition: usize,
+        /// The layer that is edited.
+        edit: usize,
+    },
     /// A candidate does not contain the incumbent it is said to be stacked on.
     #[error("at layer {layer} the candidate does not begin with the incumbent's operators")]
     NotStacked {

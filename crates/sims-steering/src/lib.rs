@@ -10,9 +10,11 @@
 pub mod affine_transport;
 pub mod angle_net;
 mod composition;
+pub mod condition;
 mod device;
 mod error;
 mod fit_summary;
+mod gate;
 pub mod hook;
 pub mod householder;
 pub mod hpr;
@@ -34,6 +36,7 @@ mod symmetric_eigen;
 
 pub use affine_transport::AffineTransport;
 pub use composition::shift_factor;
+pub use condition::{Condition, ConditionBlock};
 pub use error::{FitError, SteeringError};
 pub use fit_summary::{FitSummary, LayerFit, Signal};
 pub use hook::{EditSizes, SteeringHook};

@@ -2,8 +2,10 @@
 
 use crate::SteeringError;
 use crate::affine_transport::AffineTransport;
+use crate::condition::Condition;
 use crate::householder::Householder;
 use crate::real::{all_finite, norm};
+use std::sync::Arc;
 
 /// A steering vector: adds `strength · vector` to a hidden state.
 ///
@@ -114,21 +116,25 @@ pub struct Edit {
     pub strength: f64,
     /// Restores each row's norm afterwards.
     pub preserve_norm: bool,
+    /// On which prompts it is done; none for all.
+    pub condition: Option<Arc<Condition>>,
 }
 
 impl Edit {
-    /// Wraps an operator at strength 1, without restoring norms.
+    /// Wraps an operator at strength 1, without restoring norms, on all prompts.
     pub fn new(operator: Operator) -> Self {
         Self {
             operator,
             strength: 1.0,
             preserve_norm: false,
+            condition: None,
         }
     }
 
     /// Edits rows in place at `strength` times the edit's own strength.
     ///
-    /// `rows`: `[rows, hidden]`, f32. At strength 0 nothing is touched.
+    /// `rows`: `[rows, hidden]`, f32. At strength 0 nothing is touched. Whether the condition holds is for the
+    /// caller to say.
     pub fn apply(&self, rows: &mut [f32], strength: f64, counts: &mut EditCounts) {
         let strength = strength * self.strength;
         let hidden = self.operator.hidden_size();

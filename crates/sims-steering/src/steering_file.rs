@@ -2,11 +2,12 @@
 //!
 //! Tensors are `layer.{i}.{k}.vector`, `layer.{i}.{k}.normal`, `layer.{i}.{k}.angle.{m}.weight` and
 //! `….bias`, and `layer.{i}.{k}.scale`, `….shift`, `….low` and `….high` of a transport: operator `k` of layer `i`.
-//! The same steering always gives the same bytes.
+//! Conditions are `condition.{n}.{m}.center` and `….direction`: block `m` of condition `n`. The same steering always gives the same bytes.
 
 use crate::SteeringError;
 use crate::affine_transport::AffineTransport;
 use crate::angle_net::{AngleNet, Linear};
+use crate::condition::{Condition, ConditionBlock};
 use crate::fit_summary::FitSummary;
 use crate::householder::{AngleRule, Householder};
 use crate::operator::{Additive, Edit, Operator};
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use sims_artifact::{ArtifactError, Digest, TensorData, TensorFile, write_tensors};
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 /// The format this program writes, and the only one it reads.
 const FORMAT: u64 = 1;
@@ -33,6 +35,9 @@ struct Header {
     hidden_size: usize,
     num_hidden_layers: usize,
     edits: Vec<EditHeader>,
+    /// Blocks of each condition; the tensors of block `m` of condition `n` lie under `condition.{n}.{m}.`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    conditions: Vec<Vec<BlockHeader>>,
     fit: Option<FitSummary>,
 }
 
@@ -43,8 +48,17 @@ struct EditHeader {
     index: usize,
     strength: f64,
     preserve_norm: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    condition: Option<usize>,
     #[serde(flatten)]
     kind: KindHeader,
+}
+
+/// The numbers of a condition's block.
+#[derive(Serialize, Deserialize)]
+struct BlockHeader {
+    layer: usize,
+    threshold: f64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -85,14 +99,23 @@ impl Steering {
     pub fn save(&self, path: &Path) -> Result<(), SteeringError> {
         let mut tensors = BTreeMap::new();
         let mut edits = Vec::new();
+        let mut conditions: Vec<&Arc<Condition>> = Vec::new();
         for (&layer, list) in &self.layers {
             for (index, edit) in list.iter().enumerate() {
                 let prefix = format!("layer.{layer}.{index}");
+                let number = |condition| {
+                    let known = conditions.iter().position(|&known| known == condition);
+                    known.unwrap_or_else(|| {
+                        conditions.push(condition);
+                        conditions.len() - 1
+                    })
+                };
                 edits.push(EditHeader {
                     layer,
                     index,
                     strength: edit.strength,
                     preserve_norm: edit.preserve_norm,
+                    condition: edit.condition.as_ref().map(number),
                     kind: write_operator(&prefix, &edit.operator, &mut tensors),
                 });
             }
@@ -107,6 +130,7 @@ impl Steering {
             hidden_size: self.hidden_size,
             num_hidden_layers: self.num_hidden_layers,
             edits,
+            conditions: write_conditions(&conditions, &mut tensors),
             fit: self.fit.clone(),
         };
         let metadata = serde_json::to_value(header)
@@ -141,12 +165,17 @@ impl Steering {
             .map_err(|error| invalid(path, format!("its metadata: {error}")))?;
         let mut steering =
             Self::identity(header.model, header.hidden_size, header.num_hidden_layers);
+        let conditions = read_conditions(&file, path, &header.conditions)?;
         for edit in header.edits {
             let prefix = format!("layer.{}.{}", edit.layer, edit.index);
             if edit.index != steering.edits(edit.layer).len() {
                 return Err(invalid(path, format!("{prefix} is out of order")));
             }
             let operator = read_operator(&file, path, &prefix, edit.kind)?;
+            let condition = edit.condition.map(|number| {
+                let known = conditions.get(number).cloned();
+                known.ok_or_else(|| invalid(path, format!("{prefix}: no condition {number}")))
+            });
             steering
                 .push(
                     edit.layer,
@@ -154,6 +183,7 @@ impl Steering {
                         operator,
                         strength: edit.strength,
                         preserve_norm: edit.preserve_norm,
+                        condition: condition.transpose()?,
                     },
                 )
                 .map_err(|error| invalid(path, format!("{prefix}: {error}")))?;
@@ -180,6 +210,49 @@ impl Steering {
         steering.fit = header.fit;
         Ok(steering)
     }
+}
+
+fn write_conditions(
+    conditions: &[&Arc<Condition>],
+    tensors: &mut BTreeMap<String, TensorData>,
+) -> Vec<Vec<BlockHeader>> {
+    let mut headers = Vec::with_capacity(conditions.len());
+    for (number, condition) in conditions.iter().enumerate() {
+        let mut blocks = Vec::new();
+        for (index, block) in condition.blocks().iter().enumerate() {
+            for (name, values) in [("center", block.center()), ("direction", block.direction())] {
+                let tensor = TensorData::vector(values.to_vec());
+                tensors.insert(format!("condition.{number}.{index}.{name}"), tensor);
+            }
+            blocks.push(BlockHeader {
+                layer: block.layer(),
+                threshold: block.threshold(),
+            });
+        }
+        headers.push(blocks);
+    }
+    headers
+}
+
+fn read_conditions(
+    file: &TensorFile,
+    path: &Path,
+    headers: &[Vec<BlockHeader>],
+) -> Result<Vec<Arc<Condition>>, SteeringError> {
+    let mut conditions = Vec::with_capacity(headers.len());
+    for (number, blocks) in headers.iter().enumerate() {
+        let prefix = format!("condition.{number}");
+        let refused = |error: SteeringError| invalid(path, format!("{prefix}: {error}"));
+        let mut read = Vec::with_capacity(blocks.len());
+        for (index, header) in blocks.iter().enumerate() {
+            let vector = |name| read_vector(file, path, &format!("{prefix}.{index}.{name}"));
+            let (center, direction) = (vector("center")?, vector("direction")?);
+            let block = ConditionBlock::new(header.layer, center, direction, header.threshold);
+            read.push(block.map_err(refused)?);
+        }
+        conditions.push(Arc::new(Condition::new(read).map_err(refused)?));
+    }
+    Ok(conditions)
 }
 
 fn write_operator(

@@ -32,10 +32,16 @@ fn sample() -> Steering {
     steering
         .push(3, Edit::new(Operator::AffineTransport(transport)))
         .unwrap();
+    let block = |layer, direction: f32| {
+        ConditionBlock::new(layer, vec![0.5; 8], vec![direction; 8], -0.25).unwrap()
+    };
+    let condition = Condition::new(vec![block(1, 1.0), block(2, -1.0)]).unwrap();
+    let condition = Arc::new(condition);
     for (layer, operator) in [(2, faithful), (4, fixed), (4, remaining)] {
         let mut edit = Edit::new(Operator::Householder(operator));
         edit.strength = 1.0 / 3.0;
         edit.preserve_norm = layer == 4;
+        edit.condition = (layer == 4).then(|| condition.clone());
         steering.push(layer, edit).unwrap();
     }
     let fit = FitSummary {
@@ -160,4 +166,17 @@ fn bad_files_are_refused_with_the_reason() {
         text.contains("layer.3.0: a scale of the transport is -1"),
         "{text}"
     );
+    let text = refused(|metadata, _| metadata["conditions"] = serde_json::json!([]));
+    assert!(text.contains("layer.4.0: no condition 0"), "{text}");
+    let text = refused(|metadata, _| metadata["conditions"][0][1]["threshold"] = 1.5.into());
+    assert!(
+        text.contains("condition.0: the condition's threshold"),
+        "{text}"
+    );
+    let text = refused(|metadata, _| metadata["conditions"][0][1]["layer"] = 5.into());
+    assert!(text.contains("reads layer 5, above layer 4"), "{text}");
+    let text = refused(|_, tensors| {
+        tensors.remove("condition.0.1.center");
+    });
+    assert!(text.contains("condition.0.1.center is missing"), "{text}");
 }
