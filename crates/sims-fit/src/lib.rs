@@ -1,10 +1,11 @@
 //! Fits a steering function to hidden states.
 //!
 //! [`Fit`] is the stage. [`states`] opens what extraction wrote, [`layer`] measures one layer and checks it
-//! against shuffled labels, [`operators`] turns a layer's states into an edit, and [`compose`] puts the edits on
+//! against shuffled labels, [`condition`] tells prompts to steer from others, [`operators`] turns a layer's states into an edit, and [`compose`] puts the edits on
 //! top of the incumbent. States of one layer are in memory at a time.
 
 pub mod compose;
+pub mod condition;
 mod error;
 pub mod layer;
 pub mod operators;

@@ -163,6 +163,8 @@ sims_stage::params! {
         max_depth: u32 = 3,
         /// Restore each state's norm after the edit
         preserve_norm: bool = false,
+        /// Least held-out F1 of a condition; the fit is refused below it
+        condition_f1: f64 = 0.8,
         /// How rows are averaged
         averaging: Averaged = Averaged::TwoLevel,
         /// Which response counts as chosen
@@ -175,7 +177,7 @@ sims_stage::params! {
         allow_low_signal: bool = false,
         /// The round, from 1
         round: u32 = 1,
-        /// Seed of the split, the shuffles, the network and the random vectors
+        /// Seed of the splits, the shuffles, the network and the random vectors
         seed: u64 = 0,
     }
 }
@@ -216,6 +218,12 @@ impl FitParams {
                 self.max_shift,
                 self.max_shift >= 0.0,
                 at_least_zero,
+            ),
+            (
+                "condition-f1",
+                self.condition_f1,
+                (0.0..=1.0).contains(&self.condition_f1),
+                "between 0 and 1",
             ),
             ("epochs", f64::from(self.epochs), self.epochs > 0, positive),
             ("top-k", f64::from(self.top_k), self.top_k > 0, positive),

@@ -43,6 +43,13 @@ pub struct LayerStates {
     negative: Vec<f32>,
 }
 
+impl LayerStates {
+    /// Returns the chosen states, `[rows, hidden]`.
+    pub fn chosen(&self) -> &[f32] {
+        &self.positive
+    }
+}
+
 impl StatesFile {
     /// Opens a states file; `index` is the table written beside it.
     ///

@@ -6,6 +6,31 @@ use crate::{FitError, SteeringError};
 use std::collections::BTreeMap;
 
 impl Steering {
+    /// Returns several steerings of one model as one, each at its own strength, in the order given.
+    ///
+    /// At a layer that several edit, they are applied one after the other. A single one is itself, scaled; of several
+    /// the operator's name is all their names, and the fit summary is that of none.
+    ///
+    /// # Errors
+    /// [`SteeringError::ModelMismatch`] or [`SteeringError::HiddenSize`] if they belong to different models,
+    /// [`SteeringError::Degenerate`] if a strength is not finite, [`SteeringError::NoSteering`] without any.
+    pub fn together(steerings: &[(Self, f64)]) -> Result<Self, SteeringError> {
+        let mut scaled = Vec::with_capacity(steerings.len());
+        for (steering, strength) in steerings {
+            scaled.push(steering.scaled(*strength)?);
+        }
+        let names: Vec<&str> = steerings.iter().map(|(s, _)| s.operator()).collect();
+        let operator = names.join("+");
+        let mut scaled = scaled.into_iter();
+        let mut together = scaled.next().ok_or(SteeringError::NoSteering)?;
+        for next in scaled {
+            together = together.stack(&next)?;
+            together.fit = None;
+        }
+        together.operator = operator;
+        Ok(together)
+    }
+
     /// Returns this steering followed by `next` at every layer.
     ///
     /// Strengths are folded into the edits, so the result has strength 1; two vectors that follow one
@@ -234,6 +259,7 @@ pub fn shift_factor(incumbent: &[f64], addition: &[f64], limit: f64) -> Result<f
 mod tests {
     use super::*;
     use crate::affine_transport::AffineTransport;
+    use crate::condition::{Condition, ConditionBlock};
     use crate::householder::{AngleRule, Householder};
     use crate::operator::EditCounts;
     use sims_artifact::Digest;
@@ -333,6 +359,56 @@ mod tests {
         }
         assert_eq!(row, [2.5, 3.0]);
         assert!(weaker.additive_shift(4).is_some() && !weaker.keeps_norms());
+    }
+
+    /// Several files at once: each at its own strength, one after the other where they meet.
+    #[test]
+    fn several_steerings_are_applied_in_order() {
+        let (one, other) = (
+            steering(&[(4, vector(&[1.0, 2.0]))]),
+            steering(&[(4, vector(&[-2.0, 0.0])), (3, rotation(0.2))]),
+        );
+        let together = Steering::together(&[(one.clone(), 0.5), (other.clone(), 2.0)]).unwrap();
+        assert_eq!(vector_at(&together, 4, 0), [-3.5, 1.0]);
+        assert_eq!(together.edits(3)[0].strength, 2.0);
+        assert_eq!(together.operator(), "identity+identity");
+        assert_eq!(
+            Steering::together(&[(one.clone(), 1.0)]).unwrap(),
+            one.scaled(1.0).unwrap()
+        );
+        assert!(matches!(
+            Steering::together(&[]),
+            Err(SteeringError::NoSteering)
+        ));
+        let stranger = Steering::identity(Digest::of_bytes(b"other"), 2, 6);
+        assert!(matches!(
+            Steering::together(&[(one, 1.0), (stranger, 1.0)]),
+            Err(SteeringError::ModelMismatch { .. })
+        ));
+        let error = Steering::together(&[(other, f64::NAN)]).unwrap_err();
+        assert!(error.to_string().contains("the strength is NaN"), "{error}");
+    }
+
+    /// T20, in part: vectors on different conditions stay apart, and so does backing off.
+    #[test]
+    fn conditions_keep_vectors_apart() {
+        let block = ConditionBlock::new(1, vec![0.0; 2], vec![1.0, 0.0], 0.0).unwrap();
+        let condition = Condition::new(vec![block]).unwrap();
+        let plain = steering(&[(4, vector(&[1.0, 0.0]))]);
+        let gated = steering(&[(4, vector(&[0.0, 2.0]))])
+            .conditional(condition)
+            .unwrap();
+        let stacked = plain.stack(&gated).unwrap();
+        assert_eq!(stacked.edits(4).len(), 2);
+        assert_eq!(stacked.stack(&gated).unwrap().edits(4).len(), 2);
+        let weaker = stacked.back_off(Some(&plain), 0.5).unwrap();
+        assert_eq!(weaker.edits(4)[0], plain.edits(4)[0]);
+        assert_eq!(weaker.edits(4)[1].strength, 0.5);
+        let twice = gated.stack(&gated).unwrap();
+        let weaker = twice.back_off(Some(&gated), 0.5).unwrap();
+        assert_eq!(vector_at(&weaker, 4, 0), [0.0, 3.0]);
+        assert!(weaker.edits(4)[0].condition.is_some());
+        assert!(twice.back_off(Some(&plain), 0.5).is_err());
     }
 
     #[test]

@@ -44,6 +44,9 @@ pub enum SteeringError {
         /// Digest of the model that it was to be used with.
         found: Digest,
     },
+    /// Several steerings were asked for, and none given.
+    #[error("there is no steering to put together; give at least one")]
+    NoSteering,
     /// A condition without a block to read.
     #[error("a condition needs at least one block to read")]
     NoCondition,

@@ -11,6 +11,7 @@ pub mod affine_transport;
 pub mod angle_net;
 mod composition;
 pub mod condition;
+pub mod condition_fit;
 mod device;
 mod error;
 mod fit_summary;

@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 use sims_steering::angle_net::{AngleNet, Linear};
+use sims_steering::condition_fit::{self, PromptStates};
 use sims_steering::linear_transport::{self, Form, Pool};
 use sims_steering::moments::Averaging;
 use sims_steering::separation::Scores;
@@ -14,6 +15,20 @@ use sims_steering::{
 struct Reference {
     householder: HouseholderCases,
     fits: FitCases,
+    condition: ConditionCases,
+}
+
+/// Two halves, the fit half first.
+#[derive(Deserialize)]
+struct ConditionCases {
+    hidden: usize,
+    inside: [Vec<f32>; 2],
+    outside: [Vec<f32>; 2],
+    center: Vec<f64>,
+    direction: Vec<f64>,
+    held_out_cosines: Vec<f64>,
+    best_f1: f64,
+    best_thresholds: Vec<f64>,
 }
 
 #[derive(Deserialize)]
@@ -212,6 +227,28 @@ fn transport_equals_numpy() {
     assert!((1..states.len() / 10).contains(&unchanged.count()));
     let states: Vec<f64> = states.iter().map(|&x| f64::from(x)).collect();
     close(&states, &cases.transported, 1e-6);
+}
+
+#[test]
+fn condition_equals_scikit_learn() {
+    let cases = reference().condition;
+    let half = |half: usize| PromptStates {
+        inside: cases.inside[half].chunks_exact(cases.hidden).collect(),
+        outside: cases.outside[half].chunks_exact(cases.hidden).collect(),
+    };
+    let fitted = condition_fit::fit(2, &half(0), &half(1)).unwrap();
+    let wide = |values: &[f32]| values.iter().map(|&x| f64::from(x)).collect::<Vec<_>>();
+    close(&wide(fitted.block.center()), &cases.center, 1e-6);
+    close(&wide(fitted.block.direction()), &cases.direction, 1e-6);
+    let held_out = [half(1).inside, half(1).outside].concat();
+    let cosines: Vec<f64> = held_out
+        .iter()
+        .map(|state| fitted.block.similarity(&wide(state)))
+        .collect();
+    close(&cosines, &cases.held_out_cosines, 1e-6);
+    close(&[fitted.held_out_f1], &[cases.best_f1], 1e-12);
+    assert!(cases.best_thresholds.contains(&fitted.block.threshold()));
+    assert!((0.6..1.0).contains(&fitted.held_out_f1));
 }
 
 impl FitCases {

@@ -2,6 +2,7 @@
 
 mod broken;
 mod closed_form;
+mod condition;
 mod planted;
 
 use planted::{Bench, HIDDEN, LAYERS, Planted};

@@ -6,7 +6,7 @@
 Needs numpy and scikit-learn (made with numpy 2.4.6, scikit-learn 1.9.1). Written from the formulas alone:
 Householder pseudo-rotation by its mirror image as the paper has it, the mean difference by loops over
 responses, the probe and the area under the curve by scikit-learn, the principal direction by NumPy's SVD, the
-transport by sorting and NumPy's polyfit.
+transport by sorting and NumPy's polyfit, a condition's F1 by scikit-learn.
 """
 
 import json
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import f1_score, roc_auc_score
 
 rng = np.random.default_rng(20241109)
 
@@ -163,6 +163,32 @@ def fit_cases(hidden=10, pairs=60):
     }
 
 
-reference = {"householder": householder_cases(), "fits": fit_cases()}
+def condition_cases(hidden=9, prompts=60):
+    """Fit half to the class means, held-out half to a grid of thresholds, in f32 where the steering stores f32."""
+    offset = 3.0 * rng.normal(size=hidden)
+    apart = 0.5 * rng.normal(size=hidden)
+    draw = lambda sign: f32(offset + sign * apart + rng.normal(size=(prompts, hidden)))
+    halves = [(draw(1.0), draw(-1.0)) for _ in range(2)]
+    (inside, outside), held_out = halves
+    center = f32((inside.mean(axis=0) + outside.mean(axis=0)) / 2)
+    direction = f32(inside.mean(axis=0) - outside.mean(axis=0))
+    cosine = lambda states: (states - center) @ direction / np.linalg.norm(states - center, axis=1) / np.linalg.norm(direction)
+    labels = np.repeat([1, 0], prompts)
+    grid = np.arange(-100, 100) / 100
+    cosines = np.concatenate([cosine(states) for states in held_out])
+    scores = [f1_score(labels, cosines > threshold) for threshold in grid]
+    return {
+        "hidden": hidden,
+        "inside": [half[0].ravel().tolist() for half in halves],
+        "outside": [half[1].ravel().tolist() for half in halves],
+        "center": center.tolist(),
+        "direction": direction.tolist(),
+        "held_out_cosines": cosines.tolist(),
+        "best_f1": max(scores),
+        "best_thresholds": [t for t, score in zip(grid.tolist(), scores) if score == max(scores)],
+    }
+
+
+reference = {"householder": householder_cases(), "fits": fit_cases(), "condition": condition_cases()}
 path = Path(__file__).with_name("reference.json")
 path.write_text(json.dumps(reference) + "\n")
