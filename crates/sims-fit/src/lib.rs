@@ -2,7 +2,7 @@
 //!
 //! [`Fit`] is the stage. [`states`] opens what extraction wrote, [`layer`] measures one layer and checks it
 //! against shuffled labels, [`condition`] tells prompts to steer from others, [`operators`] turns a layer's states into an edit, and [`compose`] puts the edits on
-//! top of the incumbent. States of one layer are in memory at a time.
+//! top of the incumbent. States of one layer are in memory at a time, at most `max-rows` rows of them.
 
 pub mod compose;
 pub mod condition;

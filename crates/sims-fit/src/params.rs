@@ -171,13 +171,15 @@ sims_stage::params! {
         labels: Labels = Labels::Ranked,
         /// Share of the prompts held out
         held_out: f64 = 0.2,
+        /// Most rows of either class that a fit reads, drawn uniformly when there are more; 0 is off
+        max_rows: u32 = 40_000,
         /// Fits to shuffled labels that the fit has to beat
         shuffles: u32 = 20,
         /// Do not warn of low held-out signal; the fit goes on and the signal gate of steer-eval refuses it in either case
         allow_low_signal: bool = false,
         /// The round, from 1
         round: u32 = 1,
-        /// Seed of the splits, the shuffles, the network and the random vectors
+        /// Seed of the splits, the rows drawn, the shuffles, the network and the random vectors
         seed: u64 = 0,
     }
 }

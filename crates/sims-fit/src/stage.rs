@@ -82,7 +82,10 @@ impl Stage for Fit {
         };
         params.check().map_err(bad_input)?;
         let index = io.read("index")?;
-        let states = StatesFile::open(io.input("states")?, &index).map_err(classified)?;
+        let mut states = StatesFile::open(io.input("states")?, &index).map_err(classified)?;
+        states.limit(params.max_rows as usize, params.seed);
+        io.count("rows", index.len() as f64);
+        io.count("rows_read", states.prompts().len() as f64);
         let incumbent = open_incumbent(params, io)?;
         let origin = incumbent
             .as_ref()

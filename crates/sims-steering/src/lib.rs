@@ -7,11 +7,13 @@
 //!
 //! Everything is computed row by row in a fixed order, so results depend neither on batches nor on threads.
 
+mod adamw;
 pub mod affine_transport;
 pub mod angle_net;
 mod composition;
 pub mod condition;
 pub mod condition_fit;
+mod dense;
 mod device;
 mod error;
 mod fit_summary;

@@ -280,6 +280,35 @@ fn rotations_stack_up_to_the_largest_depth() {
     assert_eq!(bench.steering("vector").edits(2).len(), 2);
 }
 
+/// What is read is bounded, the same at every layer, and enough; a bound that all rows meet changes no byte.
+#[test]
+fn rows_are_drawn_when_there_are_too_many() {
+    let bench = Bench::new(&Planted {
+        prompts: 1500,
+        ..Planted::default()
+    });
+    let bytes = |out: &str| std::fs::read(bench.out(out).join("steering.safetensors")).unwrap();
+    let rows = |out: &str| {
+        let summary = std::fs::read_to_string(bench.out(out).join("summary.json")).unwrap();
+        let summary: serde_json::Value = serde_json::from_str(&summary).unwrap();
+        let count = |name: &str| summary["counts"][name].as_f64().unwrap();
+        (count("rows"), count("rows_read"))
+    };
+    bench.succeeds("all", &[]);
+    bench.succeeds("loose", &["--max-rows", "3000"]);
+    assert!(bytes("all") == bytes("loose"));
+    assert_eq!(rows("all"), (3000.0, 3000.0));
+    let few = ["--max-rows", "400"];
+    bench.succeeds("few", &few);
+    bench.succeeds("again", &few);
+    bench.succeeds("seed", &[&few[..], &["--seed", "5"]].concat());
+    assert_eq!(rows("few"), (3000.0, 400.0));
+    assert!(bytes("few") == bytes("again") && bytes("few") != bytes("seed"));
+    let direction = bench.direction();
+    assert!(cosine(&vector(&bench.steering("few"), 2), &direction) > 0.99);
+    assert_ne!(bytes("few"), bytes("all"));
+}
+
 #[test]
 fn states_and_incumbent_must_belong_together() {
     let bench = Bench::new(&Planted::default());
