@@ -30,6 +30,8 @@ pub enum PositionSet {
     End,
     /// The last token of the same prompt asked again after the response.
     Reask,
+    /// The prompt's tokens but the last, of which the mean is kept: what a steering's condition reads.
+    Prompt,
 }
 
 impl fmt::Display for PositionSet {
@@ -39,6 +41,7 @@ impl fmt::Display for PositionSet {
             Self::Predictive => "predictive",
             Self::End => "end",
             Self::Reask => "reask",
+            Self::Prompt => "prompt",
         })
     }
 }
@@ -55,9 +58,11 @@ pub struct PlannedSequence {
     /// The response is thus edited as it was when it was sampled. Under `end` and `reask` the edit goes on to the end:
     /// the state that is read stands where the next answer would start, which generation edits too.
     pub edit_from: usize,
+    /// Whether the mean of the positions is kept in place of each.
+    pub is_pooled: bool,
 }
 
-/// A contrast pair, ready to run: as many positions in either sequence.
+/// A contrast pair, ready to run: as many positions in either sequence. For `prompt` both are the prompt itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlannedPair {
     /// The pair's id.
@@ -75,7 +80,12 @@ pub struct PlannedPair {
 impl PlannedPair {
     /// Returns the number of rows that the pair gives.
     pub fn rows(&self) -> usize {
-        self.chosen.positions.len()
+        let positions = self.chosen.positions.len();
+        if self.chosen.is_pooled {
+            positions.min(1)
+        } else {
+            positions
+        }
     }
 
     /// Returns whether both sequences are the same, and with them every state.
@@ -123,6 +133,43 @@ impl<'a> Planner<'a> {
         }
     }
 
+    /// Plans the prompts alone, in order, each in the place of a pair of its own name; a prompt of one token has no row.
+    ///
+    /// # Errors
+    /// [`ExtractError::NoPairs`] without prompts, [`ExtractError::NoRows`] if none has a row, and for the first prompt
+    /// at fault what encoding says, or a prompt beyond the model's context.
+    pub fn plan_prompts(&self, prompts: &[&PromptRow]) -> Result<Vec<PlannedPair>, ExtractError> {
+        if prompts.is_empty() {
+            return Err(ExtractError::NoPairs);
+        }
+        let mut planned = Vec::with_capacity(prompts.len());
+        for prompt in prompts {
+            let tokens = self.encode(prompt)?.tokens;
+            let last = tokens.len().saturating_sub(1);
+            let sequence = PlannedSequence {
+                positions: (0..last).collect(),
+                edit_from: last,
+                is_pooled: true,
+                tokens,
+            };
+            let pair = PlannedPair {
+                pair_id: prompt.prompt_id.clone(),
+                prompt_id: prompt.prompt_id.clone(),
+                prompt_tokens: sequence.tokens.len(),
+                chosen: sequence.clone(),
+                rejected: sequence,
+            };
+            self.check_length(&pair)?;
+            planned.push(pair);
+        }
+        if planned.iter().all(|pair| pair.rows() == 0) {
+            return Err(ExtractError::NoRows {
+                pairs: prompts.len(),
+            });
+        }
+        Ok(planned)
+    }
+
     /// Plans every pair, in order; pairs without a comparable position have no rows.
     ///
     /// # Errors
@@ -136,7 +183,7 @@ impl<'a> Planner<'a> {
         let mut planned = Vec::with_capacity(pairs.len());
         for pair in pairs {
             if !encoded.contains_key(pair.prompt_id.as_str()) {
-                encoded.insert(&pair.prompt_id, self.encode(pair)?);
+                encoded.insert(&pair.prompt_id, self.encode(self.prompt_of(pair)?)?);
             }
             planned.push(self.plan_pair(pair, &encoded[pair.prompt_id.as_str()])?);
         }
@@ -149,22 +196,27 @@ impl<'a> Planner<'a> {
         Ok(planned)
     }
 
-    fn encode(&self, pair: &PairRow) -> Result<EncodedPrompt, ExtractError> {
-        let prompt_id = &pair.prompt_id;
-        let prompt =
-            self.prompts
-                .get(prompt_id.as_str())
-                .ok_or_else(|| ExtractError::UnknownPrompt {
-                    pair_id: pair.pair_id.clone(),
-                    prompt_id: prompt_id.clone(),
-                })?;
+    /// Returns the prompt that a pair answers.
+    ///
+    /// # Errors
+    /// [`ExtractError::UnknownPrompt`].
+    pub fn prompt_of(&self, pair: &PairRow) -> Result<&'a PromptRow, ExtractError> {
+        let known = self.prompts.get(pair.prompt_id.as_str()).copied();
+        known.ok_or_else(|| ExtractError::UnknownPrompt {
+            pair_id: pair.pair_id.clone(),
+            prompt_id: pair.prompt_id.clone(),
+        })
+    }
+
+    fn encode(&self, prompt: &PromptRow) -> Result<EncodedPrompt, ExtractError> {
+        let prompt_id = &prompt.prompt_id;
         let refused = |source: ModelError| ExtractError::Encode {
             prompt_id: prompt_id.clone(),
             source: Box::new(source),
         };
         let tokens = prompt_tokens(self.model, &prompt.messages).map_err(refused)?;
         let continuation = match self.positions {
-            PositionSet::Response | PositionSet::Predictive => Vec::new(),
+            PositionSet::Response | PositionSet::Predictive | PositionSet::Prompt => Vec::new(),
             PositionSet::End | PositionSet::Reask => {
                 let asked_again = prompt
                     .messages
@@ -206,7 +258,7 @@ impl<'a> Planner<'a> {
                 &pair.rejected_token_ids[..pair.rejected_token_ids.len() - 1],
                 prompt.tokens.len(),
             ),
-            PositionSet::End | PositionSet::Reask => Vec::new(),
+            PositionSet::End | PositionSet::Reask | PositionSet::Prompt => Vec::new(),
         };
         let sequence = |content: &[u32], sampled: &[u32]| {
             let mut tokens = prompt.tokens.clone();
@@ -220,7 +272,7 @@ impl<'a> Planner<'a> {
                     tokens.extend_from_slice(self.end_of_turn(&prompt.continuation));
                     vec![tokens.len() - 1]
                 }
-                PositionSet::Reask => {
+                PositionSet::Reask | PositionSet::Prompt => {
                     tokens.extend_from_slice(content);
                     tokens.extend_from_slice(&prompt.continuation);
                     vec![tokens.len() - 1]
@@ -231,6 +283,7 @@ impl<'a> Planner<'a> {
                 tokens,
                 positions,
                 edit_from,
+                is_pooled: false,
             }
         };
         let planned = PlannedPair {

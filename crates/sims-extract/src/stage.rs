@@ -6,6 +6,7 @@ use crate::states::{RunError, StatesFile, index, write_states};
 use crate::token_means;
 use anyhow::Context;
 use serde_json::json;
+use sims_artifact::tables::{PairRow, PromptRow};
 use sims_artifact::tensors::StoredDtype;
 use sims_artifact::{Digest, ModelManifest, read_prompts};
 use sims_model::language_model::set_threads;
@@ -16,6 +17,7 @@ use sims_model::{
 use sims_sample::WeightType;
 use sims_stage::{BadInput, Interrupted, List, Numerics, Role, Stage, StageIo};
 use sims_steering::{Steering, layer_selection};
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 sims_stage::choice! {
@@ -31,6 +33,8 @@ sims_stage::choice! {
         End = "end",
         /// The last token of the same prompt asked again after the response
         Reask = "reask",
+        /// The mean of the prompt's tokens but the last, one row a prompt: what a condition of fit is made of
+        Prompt = "prompt",
     }
 }
 
@@ -77,7 +81,11 @@ impl Stage for Extract {
 
     fn inputs() -> Vec<Role> {
         vec![
-            Role::required("pairs", "pairs@1", "The contrast pairs"),
+            Role::optional(
+                "pairs",
+                "pairs@1",
+                "The contrast pairs; positions prompt can do without, and then reads every prompt",
+            ),
             Role::required("prompts", "prompts@1", "The prompts that the pairs answer"),
             Role::required("model", "model", "The model whose states are read"),
             Role::optional(
@@ -105,7 +113,10 @@ impl Stage for Extract {
                 BadInput::new("rows-per-pair is 0, but a pair needs at least 1 row").into(),
             );
         }
-        let pairs = io.read("pairs")?;
+        let pairs: Option<Vec<PairRow>> = match io.optional_input("pairs") {
+            Some(_) => Some(io.read("pairs")?),
+            None => None,
+        };
         let prompts = read_prompts(io.input("prompts")?)?;
         let model = load_model(io, params.dtype)?;
         let manifest = ModelManifest::of_dir(io.input("model")?)?.digest;
@@ -121,7 +132,21 @@ impl Stage for Extract {
             params.rows_per_pair as usize,
             params.seed,
         );
-        let planned = planner.plan(&pairs).map_err(bad_input)?;
+        let planned = match (params.positions, &pairs) {
+            (Positions::Prompt, pairs) => {
+                let wanted = asked_prompts(&planner, &prompts, pairs.as_deref());
+                planner.plan_prompts(&wanted.map_err(bad_input)?)
+            }
+            (_, Some(pairs)) => planner.plan(pairs),
+            (positions, None) => {
+                return Err(BadInput::new(format!(
+                    "positions {positions} reads the states of contrast pairs, but no pairs are given; only prompt \
+                     can do without"
+                ))
+                .into());
+            }
+        };
+        let planned = planned.map_err(bad_input)?;
         report(&planned, io);
 
         let path = io.output("states");
@@ -154,6 +179,25 @@ impl Stage for Extract {
         }
         io.write("index", &index)
     }
+}
+
+/// Returns the prompts that the pairs answer, each once, or all of them.
+fn asked_prompts<'a>(
+    planner: &Planner<'a>,
+    prompts: &'a [PromptRow],
+    pairs: Option<&[PairRow]>,
+) -> Result<Vec<&'a PromptRow>, ExtractError> {
+    let Some(pairs) = pairs else {
+        return Ok(prompts.iter().collect());
+    };
+    let mut seen = BTreeSet::new();
+    let mut asked = Vec::new();
+    for pair in pairs {
+        if seen.insert(&pair.prompt_id) {
+            asked.push(planner.prompt_of(pair)?);
+        }
+    }
+    Ok(asked)
 }
 
 impl ExtractParams {
@@ -189,6 +233,7 @@ impl From<Positions> for PositionSet {
             Positions::Predictive => Self::Predictive,
             Positions::End => Self::End,
             Positions::Reask => Self::Reask,
+            Positions::Prompt => Self::Prompt,
         }
     }
 }
@@ -229,7 +274,10 @@ fn report(planned: &[PlannedPair], io: &mut StageIo) {
     let without_rows = planned.iter().filter(|pair| pair.rows() == 0).count();
     io.count("pairs", planned.len() as f64);
     io.count("pairs_without_rows", without_rows as f64);
-    let identical = planned.iter().filter(|pair| pair.is_identical()).count();
+    let identical = planned
+        .iter()
+        .filter(|pair| pair.is_identical() && !pair.chosen.is_pooled)
+        .count();
     io.count("identical_pairs", identical as f64);
     if identical > 0 {
         io.warn(format!(
@@ -237,7 +285,14 @@ fn report(planned: &[PlannedPair], io: &mut StageIo) {
             planned.len()
         ));
     }
-    if without_rows > 0 {
+    if planned.iter().any(|pair| pair.chosen.is_pooled) {
+        if without_rows > 0 {
+            io.warn(format!(
+                "{without_rows} of {} prompts have one token, and no state that a condition reads",
+                planned.len()
+            ));
+        }
+    } else if without_rows > 0 {
         io.warn(format!(
             "{without_rows} of {} pairs have no position to read: one response is a prefix of the other",
             planned.len()

@@ -36,12 +36,26 @@ pub fn tensor_names(layer: usize) -> [String; 2] {
 /// Describes every row that [`write_states`] writes, in order.
 ///
 /// Positions count from the first token of the response. For `end` and `reask` those of the two sequences may
-/// differ, since the responses may differ in length.
+/// differ, since the responses may differ in length. A mean has the last of its positions, counted from the prompt's
+/// first token.
 pub fn index(pairs: &[PlannedPair]) -> Vec<StateIndexRow> {
     let mut rows = Vec::new();
     for pair in pairs {
         let in_response =
             |place: usize| u32::try_from(place - pair.prompt_tokens).unwrap_or(u32::MAX);
+        if let (true, Some(&last)) = (pair.chosen.is_pooled, pair.chosen.positions.last()) {
+            let position = u32::try_from(last).unwrap_or(u32::MAX);
+            rows.push(StateIndexRow {
+                row: u32::try_from(rows.len()).unwrap_or(u32::MAX),
+                pair_id: pair.pair_id.clone(),
+                prompt_id: pair.prompt_id.clone(),
+                position,
+                token_id: pair.chosen.tokens[last],
+                rejected_position: position,
+                rejected_token_id: pair.chosen.tokens[last],
+            });
+            continue;
+        }
         for (&chosen, &rejected) in pair.chosen.positions.iter().zip(&pair.rejected.positions) {
             rows.push(StateIndexRow {
                 row: u32::try_from(rows.len()).unwrap_or(u32::MAX),
@@ -153,7 +167,24 @@ fn write_pair(
             };
             return Err(error.into());
         }
-        writer.write_rows(&tensor_names(layer)[is_rejected], first_row, values)?;
+        let name = &tensor_names(layer)[is_rejected];
+        if pair.chosen.is_pooled {
+            let positions = pair.chosen.positions.len();
+            writer.write_rows(name, first_row, &mean(values, positions))?;
+        } else {
+            writer.write_rows(name, first_row, values)?;
+        }
     }
     Ok(())
+}
+
+/// Averages `[rows, hidden]` over the rows, in f64 and in their order; `[hidden]`.
+fn mean(values: &[f32], rows: usize) -> Vec<f32> {
+    let mut sums = vec![0.0f64; values.len() / rows];
+    for row in values.chunks_exact(sums.len()) {
+        sums.iter_mut()
+            .zip(row)
+            .for_each(|(sum, &x)| *sum += f64::from(x));
+    }
+    sums.iter().map(|sum| (sum / rows as f64) as f32).collect()
 }

@@ -19,13 +19,13 @@ pub struct LayerEdit {
 
 /// Limits on what accumulates at a layer; 0 is no limit.
 ///
-/// Vectors collapse to their sum, so their length is what grows; rotations do not, so their number is
+/// Vectors collapse to their sum, so their length is what grows; rotations and transports do not, so their number is
 /// (at most as many as there are rounds).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Limits {
     /// Longest sum of the vectors, in units of the layer's state norm.
     pub max_shift: f64,
-    /// Most rotations.
+    /// Most rotations and transports.
     pub max_depth: usize,
 }
 
@@ -41,7 +41,7 @@ pub struct Composed {
 
 /// Puts the edits on top of the incumbent, or on nothing.
 ///
-/// A vector that would exceed the limits is shortened, a rotation left out; the incumbent is not touched.
+/// A vector that would exceed the limits is shortened, any other edit left out; the incumbent is not touched.
 ///
 /// # Errors
 /// [`FitStageError::Steering`] if an edit does not fit the model.
@@ -81,20 +81,21 @@ pub fn compose(
     Ok(Composed { steering, shifts })
 }
 
-/// Returns whether an edit is a rotation too many for its layer.
+/// Returns whether an edit is one too many for its layer.
 fn is_too_deep(edit: &LayerEdit, incumbent: Option<&Steering>, max_depth: usize) -> bool {
     let depth = incumbent.map_or(0, |incumbent| {
         incumbent
             .edits(edit.layer)
             .iter()
-            .filter(|edit| is_rotation(edit))
+            .filter(|edit| is_counted(edit))
             .count()
     });
-    max_depth > 0 && is_rotation(&edit.fitted.edit) && depth >= max_depth
+    max_depth > 0 && is_counted(&edit.fitted.edit) && depth >= max_depth
 }
 
-fn is_rotation(edit: &Edit) -> bool {
-    matches!(edit.operator, Operator::Householder(_))
+/// Returns whether an edit does not collapse with others of its kind.
+fn is_counted(edit: &Edit) -> bool {
+    !matches!(edit.operator, Operator::Additive(_))
 }
 
 /// Shortens a vector so that its sum with what is already added stays within the limit.

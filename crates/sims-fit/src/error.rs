@@ -82,6 +82,67 @@ pub enum FitStageError {
         /// Digest of the model behind the states.
         states: Digest,
     },
+    /// Some of the inputs of a condition, and not the others.
+    #[error("a condition is fitted to four inputs together, but these are missing: {}", missing.join(", "))]
+    HalfACondition {
+        /// The inputs missing.
+        missing: Vec<&'static str>,
+    },
+    /// States that a condition does not read.
+    #[error(
+        "{role} holds the states of positions {positions}, but a condition reads those of prompts: run `extract` with \
+         positions prompt"
+    )]
+    NotPromptStates {
+        /// The input.
+        role: &'static str,
+        /// What it holds.
+        positions: String,
+    },
+    /// The condition's states come from another model.
+    #[error(
+        "the condition's states come from model {condition}, those of the fit from {states}: extract both from one model"
+    )]
+    OtherConditionModel {
+        /// Digest of the model behind the condition's states.
+        condition: Digest,
+        /// Digest of the model behind the fit's states.
+        states: Digest,
+    },
+    /// A prompt to steer and to leave alone.
+    #[error(
+        "prompt {prompt_id} is inside and outside: a condition cannot tell a prompt from itself"
+    )]
+    InsideAndOutside {
+        /// The prompt.
+        prompt_id: String,
+    },
+    /// No layer from which a condition could be decided.
+    #[error(
+        "a condition reads layer {lowest_edit}, the lowest that is steered, or one below; the states inside hold layers \
+         {inside:?}, those outside {outside:?}: extract a layer of these for both"
+    )]
+    NoConditionLayer {
+        /// Layers of the states inside.
+        inside: Vec<usize>,
+        /// Layers of the states outside.
+        outside: Vec<usize>,
+        /// The lowest layer steered.
+        lowest_edit: usize,
+    },
+    /// A condition that does not tell prompts apart.
+    #[error(
+        "the best condition, at layer {layer}, has a held-out F1 of {f1:.3}, below condition-f1 ({least}): the prompts \
+         inside and outside look alike to the model; give others, or lower condition-f1"
+    )]
+    WeakCondition {
+        /// Layer of the best block.
+        layer: usize,
+        /// Its held-out F1.
+        f1: f64,
+        /// The least asked for.
+        least: f64,
+    },
     /// A parameter out of range.
     #[error("{parameter} is {value}, but must be {expected}")]
     Parameter {

@@ -1,11 +1,12 @@
 //! What one layer's states say: the direction between the classes, and how well it holds on held-out prompts.
 
-use crate::params::{Averaged, FitParams};
+use crate::params::{Averaged, Direction, FitParams};
 use sims_stats::Interval;
 use sims_steering::layer_selection::LayerScore;
 use sims_steering::mean_difference::{self, MeanDifference};
 use sims_steering::moments::Averaging;
 use sims_steering::paired_states::shuffled_labels;
+use sims_steering::principal_direction::{self, PrincipalDirection};
 use sims_steering::separation::Scores;
 use sims_steering::{FitError, PairedStates, Signal, probe};
 
@@ -32,6 +33,8 @@ pub struct LayerFigures {
     pub difference: MeanDifference,
     /// The bias-free probe of the fit half, `[hidden]`.
     pub probe: Vec<f64>,
+    /// The first principal direction of the fit half, where the operator follows it.
+    pub principal: Option<PrincipalDirection>,
     /// Area under the ROC curve along the fitted direction: fit half, held-out half.
     pub auroc: [Interval; 2],
     /// Share of held-out pairs in the right order along the fitted direction.
@@ -70,10 +73,14 @@ pub fn measure(
     let difference = mean_difference::fit(states, &halves.fit, averaging(params))?;
     let probe_rows = thinned(&halves.fit);
     let probe = probe::fit(states, &probe_rows, PROBE_INVERSE_PENALTY)?.weight;
-    let direction = if params.uses_probe() {
-        &probe
-    } else {
-        &difference.vector
+    let principal = match params.direction() {
+        Direction::Principal => Some(principal_direction::fit(states, &halves.fit, params.seed)?),
+        Direction::MeanDifference | Direction::Probe => None,
+    };
+    let direction = match (params.direction(), &principal) {
+        (_, Some(principal)) => &principal.direction,
+        (Direction::Probe, None) => &probe,
+        _ => &difference.vector,
     };
     let scores = |rows: &[usize]| Scores::along(direction, states, rows);
     let held_out = scores(&halves.held_out);
@@ -87,6 +94,7 @@ pub fn measure(
         ],
         difference,
         probe,
+        principal,
     })
 }
 
@@ -114,11 +122,17 @@ pub fn shuffled_areas(
             *flip ^= label;
         }
         let shuffled = states.with_flipped(&flipped);
-        let direction = if params.uses_probe() {
-            probe::fit(&shuffled, &thinned(&halves.fit), PROBE_INVERSE_PENALTY)
-                .map(|probe| probe.weight)
-        } else {
-            mean_difference::fit(&shuffled, &halves.fit, averaging(params)).map(|fit| fit.vector)
+        let rows = &halves.fit;
+        let direction = match params.direction() {
+            Direction::Probe => {
+                probe::fit(&shuffled, &thinned(rows), PROBE_INVERSE_PENALTY).map(|fit| fit.weight)
+            }
+            Direction::MeanDifference => {
+                mean_difference::fit(&shuffled, rows, averaging(params)).map(|fit| fit.vector)
+            }
+            Direction::Principal => {
+                principal_direction::fit(&shuffled, rows, params.seed).map(|fit| fit.direction)
+            }
         };
         areas.push(match direction {
             Ok(direction) => {

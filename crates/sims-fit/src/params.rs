@@ -17,6 +17,32 @@ sims_stage::choice! {
         HprCapped = "hpr-capped",
         /// Rotation without a network: below the chosen states' mean, by a share of the class gap
         HprTarget = "hpr-target",
+        /// Add the first principal direction of the differences between chosen and rejected responses
+        Pca = "pca",
+        /// Add the bias-free probe's direction, as long as the class difference along it
+        Probe = "probe",
+        /// Linear transport: move each coordinate of rejected states along a line onto that of chosen states
+        Act = "act",
+    }
+}
+
+sims_stage::choice! {
+    /// Which line act fits to each coordinate
+    pub enum Line {
+        /// Least squares through equal quantiles, applied within the range of the rejected states
+        Quantiles = "quantiles",
+        /// From means and deviations alone, applied everywhere
+        Gaussian = "gaussian",
+    }
+}
+
+sims_stage::choice! {
+    /// What act takes as one sample
+    pub enum Pooling {
+        /// Every row
+        Rows = "rows",
+        /// The mean row of each response, as published
+        Mean = "mean",
     }
 }
 
@@ -99,8 +125,14 @@ sims_stage::params! {
     pub struct FitParams {
         /// What is fitted
         operator: OperatorChoice = OperatorChoice::MeanDifference,
-        /// Share of the class difference that mean-difference, random and hpr-target move
+        /// Share of the class difference that mean-difference, random, hpr-target, probe and act move
         step: f64 = 0.25,
+        /// Length of what pca adds, in units of the mean state norm
+        shift: f64 = 0.08,
+        /// Which line act fits to each coordinate
+        line: Line = Line::Quantiles,
+        /// What act takes as one sample
+        pool: Pooling = Pooling::Rows,
         /// Factor of the predicted angle of hpr and hpr-capped; 1 as published
         angle_scale: f64 = 1.0,
         /// What hpr-capped and hpr-target turn toward; hpr turns toward its probe
@@ -127,23 +159,27 @@ sims_stage::params! {
         compose: Relation = Relation::Stack,
         /// Longest sum of vectors at a layer, earlier rounds included, in units of the mean state norm; 0 is off
         max_shift: f64 = 0.25,
-        /// Most rotations at a layer, earlier rounds included; further ones are left out; 0 is off
+        /// Most rotations and transports at a layer, earlier rounds included; further ones are left out; 0 is off
         max_depth: u32 = 3,
         /// Restore each state's norm after the edit
         preserve_norm: bool = false,
+        /// Least held-out F1 of a condition; the fit is refused below it
+        condition_f1: f64 = 0.8,
         /// How rows are averaged
         averaging: Averaged = Averaged::TwoLevel,
         /// Which response counts as chosen
         labels: Labels = Labels::Ranked,
         /// Share of the prompts held out
         held_out: f64 = 0.2,
+        /// Most rows of either class that a fit reads, drawn uniformly when there are more; 0 is off
+        max_rows: u32 = 40_000,
         /// Fits to shuffled labels that the fit has to beat
         shuffles: u32 = 20,
         /// Do not warn of low held-out signal; the fit goes on and the signal gate of steer-eval refuses it in either case
         allow_low_signal: bool = false,
         /// The round, from 1
         round: u32 = 1,
-        /// Seed of the split, the shuffles, the network and the random vectors
+        /// Seed of the splits, the rows drawn, the shuffles, the network and the random vectors
         seed: u64 = 0,
     }
 }
@@ -156,8 +192,16 @@ impl FitParams {
     pub fn check(&self) -> Result<(), FitStageError> {
         let positive = "a positive number";
         let at_least_zero = "0 or a positive number";
+        let is_act = self.operator == OperatorChoice::Act;
         let checks = [
             ("step", self.step, self.step > 0.0, positive),
+            (
+                "step",
+                self.step,
+                self.step <= 1.0 || !is_act,
+                "at most 1 for act, which then moves all the way",
+            ),
+            ("shift", self.shift, self.shift > 0.0, positive),
             (
                 "angle-scale",
                 self.angle_scale,
@@ -176,6 +220,12 @@ impl FitParams {
                 self.max_shift,
                 self.max_shift >= 0.0,
                 at_least_zero,
+            ),
+            (
+                "condition-f1",
+                self.condition_f1,
+                (0.0..=1.0).contains(&self.condition_f1),
+                "between 0 and 1",
             ),
             ("epochs", f64::from(self.epochs), self.epochs > 0, positive),
             ("top-k", f64::from(self.top_k), self.top_k > 0, positive),
@@ -209,20 +259,36 @@ impl FitParams {
     pub fn within(&self, settings: &SettingsRow) -> Self {
         Self {
             step: self.step * settings.step_factor,
+            shift: self.shift * settings.step_factor,
             angle_scale: self.angle_scale * settings.step_factor,
             top_k: self.top_k.saturating_sub(settings.fewer_layers).max(1),
             ..self.clone()
         }
     }
 
-    /// Returns whether the fitted direction is the probe rather than the mean difference.
-    pub fn uses_probe(&self) -> bool {
+    /// Returns the direction that the operator follows, along which layers are measured.
+    pub fn direction(&self) -> Direction {
         match self.operator {
-            OperatorChoice::MeanDifference | OperatorChoice::Random => false,
-            OperatorChoice::Hpr => true,
-            OperatorChoice::HprCapped | OperatorChoice::HprTarget => {
-                self.normal == NormalChoice::Probe
+            OperatorChoice::MeanDifference | OperatorChoice::Random | OperatorChoice::Act => {
+                Direction::MeanDifference
             }
+            OperatorChoice::Hpr | OperatorChoice::Probe => Direction::Probe,
+            OperatorChoice::Pca => Direction::Principal,
+            OperatorChoice::HprCapped | OperatorChoice::HprTarget => match self.normal {
+                NormalChoice::MeanDifference => Direction::MeanDifference,
+                NormalChoice::Probe => Direction::Probe,
+            },
         }
     }
+}
+
+/// A direction from rejected to chosen states.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// The mean difference.
+    MeanDifference,
+    /// The bias-free probe.
+    Probe,
+    /// The first principal direction of the pairs' differences.
+    Principal,
 }

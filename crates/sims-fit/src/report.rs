@@ -1,11 +1,13 @@
 //! The fit report: one row a layer and figure.
 
+use crate::condition::FittedCondition;
 use crate::layer::LayerFigures;
 use crate::operators::FittedEdit;
 use crate::params::FitParams;
 use sims_artifact::tables::FitReportRow;
 use sims_stats::Interval;
 use sims_steering::LayerFit;
+use sims_steering::condition_fit::FittedBlock;
 
 /// Collects the rows of the report.
 pub(crate) struct Report<'a> {
@@ -84,6 +86,13 @@ impl<'a> Report<'a> {
         if let Some(gap) = fit.class_gap {
             self.add_value(layer, "class-gap", Split::Train, gap, true);
         }
+        for figure in &fitted.figures {
+            let split = match figure.is_held_out {
+                true => Split::HeldOut,
+                false => Split::Train,
+            };
+            self.add_value(layer, figure.metric, split, figure.value, true);
+        }
         if let Some(network) = &fitted.network {
             for (metric, value) in [
                 ("network-probe-accuracy", network.probe_accuracy),
@@ -95,6 +104,40 @@ impl<'a> Report<'a> {
                 self.add_value(layer, metric, Split::HeldOut, value, true);
             }
         }
+    }
+
+    /// Adds what the condition is worth at each layer that it could read.
+    pub(crate) fn add_condition(&mut self, fitted: &FittedCondition) {
+        let chosen = |layer: usize| {
+            let mut blocks = fitted.condition.blocks().iter();
+            blocks.any(|block| block.layer() == layer)
+        };
+        let counts = std::mem::replace(&mut self.counts, fitted.counts);
+        for FittedBlock {
+            block,
+            fit_f1,
+            held_out_f1,
+        } in &fitted.blocks
+        {
+            let (layer, selected) = (block.layer(), chosen(block.layer()));
+            self.add_value(layer, "condition-f1", Split::Train, *fit_f1, selected);
+            self.add_value(
+                layer,
+                "condition-f1",
+                Split::HeldOut,
+                *held_out_f1,
+                selected,
+            );
+            let threshold = block.threshold();
+            self.add_value(
+                layer,
+                "condition-threshold",
+                Split::HeldOut,
+                threshold,
+                selected,
+            );
+        }
+        self.counts = counts;
     }
 
     /// Adds the cosine of the round's mean difference to what earlier rounds add at the layer.

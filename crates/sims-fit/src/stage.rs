@@ -1,6 +1,7 @@
 //! The stage: hidden states in, a steering and its fit report out.
 
 use crate::compose::{Composed, LayerEdit, Limits, check_origin, compose};
+use crate::condition::ConditionStates;
 use crate::error::FitStageError;
 use crate::layer::{Halves, LayerFigures, measure, shuffled_areas, signal};
 use crate::params::{FitParams, Labels, Relation, Rule};
@@ -15,6 +16,7 @@ use sims_steering::paired_states::shuffled_labels;
 use sims_steering::{
     Compose, FitError, FitSummary, LayerFit, Operator, PromptSplit, Signal, Steering,
 };
+use std::sync::Arc;
 
 /// The fit stage.
 pub struct Fit;
@@ -52,6 +54,18 @@ impl Stage for Fit {
                 "settings@1",
                 "What earlier rounds changed: a shorter step, fewer layers",
             ),
+            Role::optional(
+                "inside",
+                "states@1",
+                "Prompt states of prompts to steer; with the next three, the round's edits are done on such alone",
+            ),
+            Role::optional("inside-index", "index@1", "What each of these belongs to"),
+            Role::optional(
+                "outside",
+                "states@1",
+                "Prompt states of prompts to leave alone",
+            ),
+            Role::optional("outside-index", "index@1", "What each of these belongs to"),
         ]
     }
 
@@ -78,24 +92,42 @@ impl Stage for Fit {
             let pairs = io.read("pairs")?;
             states.set_weights(weights::of_pairs(&pairs, states.pair_ids()).map_err(bad_input)?);
         }
+        states.limit(params.max_rows as usize, params.seed);
+        io.count("rows", index.len() as f64);
+        io.count("rows_read", states.prompts().len() as f64);
         let incumbent = open_incumbent(params, io)?;
         let origin = incumbent
             .as_ref()
             .map(|(steering, digest)| (steering, *digest));
         check_origin(states.header(), origin).map_err(bad_input)?;
 
+        let condition_states = ConditionStates::open(io).map_err(bad_condition)?;
         let job = Job::new(params, &states).map_err(classified)?;
         let candidates = job.measure_layers(io)?;
         let selected = job.select(&candidates);
+        let lowest = selected.iter().copied().min().unwrap_or(0);
+        let condition = condition_states
+            .map(|given| given.fit(&states, lowest, params).map_err(classified))
+            .transpose()?;
         let fitted = job.fit_layers(&candidates, &selected, io)?;
         let incumbent = incumbent.as_ref().map(|(steering, _)| steering);
-        let edits: Vec<LayerEdit> = fitted.iter().map(|fit| fit.edit.clone()).collect();
+        let mut edits: Vec<LayerEdit> = fitted.iter().map(|fit| fit.edit.clone()).collect();
+        if let Some(fitted) = &condition {
+            let condition = Arc::new(fitted.condition.clone());
+            for edit in &mut edits {
+                edit.fitted.edit.condition = Some(condition.clone());
+            }
+        }
         let limits = Limits {
             max_shift: params.max_shift,
             max_depth: params.max_depth as usize,
         };
         let composed = compose(incumbent, &edits, states.header(), limits).map_err(classified)?;
-        job.publish(&candidates, &fitted, incumbent, composed, io)
+        let mut report = Report::new(params, job.counts);
+        if let Some(condition) = &condition {
+            report.add_condition(condition);
+        }
+        job.publish(&candidates, &fitted, incumbent, composed, report, io)
     }
 }
 
@@ -245,9 +277,9 @@ impl<'a> Job<'a> {
         fitted: &[FittedLayer],
         incumbent: Option<&Steering>,
         composed: Composed,
+        mut report: Report<'_>,
         io: &mut StageIo,
     ) -> anyhow::Result<()> {
-        let mut report = Report::new(self.params, self.counts);
         for figures in candidates {
             let selected = fitted.iter().any(|fit| fit.edit.layer == figures.layer);
             report.add_layer(figures, selected);
@@ -303,9 +335,12 @@ impl<'a> Job<'a> {
     /// Returns the factor that the operator moves by.
     fn step(&self) -> f64 {
         match self.params.operator {
-            OperatorChoice::MeanDifference | OperatorChoice::Random | OperatorChoice::HprTarget => {
-                self.params.step
-            }
+            OperatorChoice::MeanDifference
+            | OperatorChoice::Random
+            | OperatorChoice::HprTarget
+            | OperatorChoice::Probe
+            | OperatorChoice::Act => self.params.step,
+            OperatorChoice::Pca => self.params.shift,
             OperatorChoice::Hpr | OperatorChoice::HprCapped => self.params.angle_scale,
         }
     }
@@ -329,9 +364,9 @@ impl<'a> Job<'a> {
                      shift within {} of the state norm",
                     layer.layer, layer.cap_factor, self.params.max_shift
                 ),
-                Operator::Householder(_) => format!(
-                    "layer {}: this round's rotation was left out, since the incumbent has max-depth rotations \
-                     there ({}); raise max-depth or fit with compose replace",
+                _ => format!(
+                    "layer {}: this round's edit was left out, since the incumbent has max-depth rotations and \
+                     transports there ({}); raise max-depth or fit with compose replace",
                     layer.layer, self.params.max_depth
                 ),
             });
@@ -361,6 +396,14 @@ fn open_incumbent(params: &FitParams, io: &StageIo) -> anyhow::Result<Option<(St
         return Ok(None);
     }
     Ok(Some((steering, Digest::of_file(path)?)))
+}
+
+/// Names what is wrong with the inputs of a condition; a file that cannot be read keeps its own error.
+fn bad_condition(error: anyhow::Error) -> anyhow::Error {
+    match error.downcast::<FitStageError>() {
+        Ok(error) => classified(error),
+        Err(error) => error,
+    }
 }
 
 /// Tells the user's mistakes from failures of the fit itself.

@@ -4,6 +4,7 @@ use crate::FitStageError;
 use serde::Deserialize;
 use sims_artifact::tables::StateIndexRow;
 use sims_artifact::{Digest, TensorFile};
+use sims_stats::random::{Stream, key_of};
 use sims_steering::{FitError, PairedStates};
 use std::collections::HashMap;
 use std::path::Path;
@@ -25,10 +26,15 @@ pub struct StatesHeader {
     pub steering: Option<Digest>,
 }
 
+/// Rows read at a time.
+const CHUNK: usize = 1024;
+
 /// An open states file with its index.
 #[derive(Debug)]
 pub struct StatesFile {
     file: TensorFile,
+    /// Rows that are read, ascending; those of `pairs` and `prompts`.
+    kept: Vec<usize>,
     header: StatesHeader,
     pair_ids: Vec<String>,
     prompt_ids: Vec<String>,
@@ -43,6 +49,13 @@ pub struct StatesFile {
 pub struct LayerStates {
     positive: Vec<f32>,
     negative: Vec<f32>,
+}
+
+impl LayerStates {
+    /// Returns the chosen states, `[rows, hidden]`.
+    pub fn chosen(&self) -> &[f32] {
+        &self.positive
+    }
 }
 
 impl StatesFile {
@@ -64,6 +77,7 @@ impl StatesFile {
         let (prompt_ids, prompts) = numbered(index.iter().map(|row| row.prompt_id.as_str()));
         let states = Self {
             file,
+            kept: (0..index.len()).collect(),
             header,
             pair_ids,
             prompt_ids,
@@ -79,6 +93,33 @@ impl StatesFile {
     /// Gives the pairs weights, by pair number; none if all weigh the same.
     pub fn set_weights(&mut self, weights: Vec<f64>) {
         self.weights = weights;
+    }
+
+    /// Keeps at most `max_rows` rows, drawn uniformly under `seed`; 0 keeps all.
+    ///
+    /// A row's draw is named by its pair and its number in it: the same rows are kept at every layer, and in every file
+    /// with these pairs. They bound the memory of a fit: `8·rows·hidden` bytes for both classes of a layer.
+    pub fn limit(&mut self, max_rows: usize, seed: u64) {
+        if max_rows == 0 || self.kept.len() <= max_rows {
+            return;
+        }
+        let mut drawn: Vec<(u64, usize)> = Vec::with_capacity(self.kept.len());
+        for rows in (0..self.pairs.len())
+            .collect::<Vec<_>>()
+            .chunk_by(|&a, &b| self.pairs[a] == self.pairs[b])
+        {
+            let id = &self.pair_ids[self.pairs[rows[0]] as usize];
+            let mut stream = Stream::new(seed, key_of(&format!("reservoir|{id}")));
+            drawn.extend(rows.iter().map(|&row| (stream.next_u64(), row)));
+        }
+        // The smallest of independent uniform numbers are a uniform draw.
+        drawn.sort_unstable();
+        drawn.truncate(max_rows);
+        let mut rows: Vec<usize> = drawn.into_iter().map(|(_, row)| row).collect();
+        rows.sort_unstable();
+        self.pairs = rows.iter().map(|&row| self.pairs[row]).collect();
+        self.prompts = rows.iter().map(|&row| self.prompts[row]).collect();
+        self.kept = rows.iter().map(|&row| self.kept[row]).collect();
     }
 
     /// Returns the metadata.
@@ -101,10 +142,11 @@ impl StatesFile {
         &self.prompts
     }
 
-    /// Reads the states of a layer.
+    /// Reads the kept states of a layer, some rows of the file at a time.
     ///
     /// # Errors
-    /// [`FitStageError::LayerNotExtracted`], or [`FitStageError::Artifact`] if reading fails.
+    /// [`FitStageError::LayerNotExtracted`], [`FitStageError::Artifact`] if reading fails, [`FitStageError::Layer`] for
+    /// a NaN or an infinity in any row of the file.
     pub fn read(&self, layer: usize) -> Result<LayerStates, FitStageError> {
         if !self.header.layers.contains(&layer) {
             return Err(FitStageError::LayerNotExtracted {
@@ -113,9 +155,28 @@ impl StatesFile {
             });
         }
         Ok(LayerStates {
-            positive: self.file.read(&format!("layer.{layer}.positive"))?.values,
-            negative: self.file.read(&format!("layer.{layer}.negative"))?.values,
+            positive: self.read_class(layer, "positive")?,
+            negative: self.read_class(layer, "negative")?,
         })
+    }
+
+    fn read_class(&self, layer: usize, class: &str) -> Result<Vec<f32>, FitStageError> {
+        let name = format!("layer.{layer}.{class}");
+        let (rows, hidden) = (self.file.shape(&name)?[0], self.header.hidden_size);
+        let mut values = Vec::with_capacity(self.kept.len() * hidden);
+        let mut kept = self.kept.iter().peekable();
+        for first in (0..rows).step_by(CHUNK) {
+            let chunk = self.file.read_rows(&name, first, CHUNK.min(rows - first))?;
+            if let Some(at) = chunk.iter().position(|x| !x.is_finite()) {
+                let row = (first + at / hidden) as u64;
+                return Err(FitStageError::at(layer)(FitError::NonFinite { row }));
+            }
+            while let Some(&row) = kept.next_if(|&&row| row < first + CHUNK) {
+                let start = (row - first) * hidden;
+                values.extend_from_slice(&chunk[start..start + hidden]);
+            }
+        }
+        Ok(values)
     }
 
     /// Pairs the states of a layer row by row.

@@ -8,6 +8,7 @@ mod output;
 
 mod bench;
 mod bench_extract;
+mod bench_fit;
 mod bench_lengths;
 mod exit;
 mod forward;
@@ -47,6 +48,7 @@ enum Command {
     Perplexity(perplexity::Args),
     Bench(bench::Args),
     BenchExtract(bench_extract::Args),
+    BenchFit(bench_fit::Args),
     BenchLengths(bench_lengths::Args),
 }
 
@@ -58,6 +60,7 @@ fn main() -> ExitCode {
         Command::Perplexity(args) => perplexity::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::BenchExtract(args) => bench_extract::run(&args),
+        Command::BenchFit(args) => bench_fit::run(&args),
         Command::BenchLengths(args) => bench_lengths::run(&args),
     };
     match result {

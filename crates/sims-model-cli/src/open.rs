@@ -17,9 +17,17 @@ pub(crate) struct ModelArgs {
     /// Hugging Face directory of the model, or GGUF file
     #[arg(long, value_name = "DIR")]
     pub(crate) model: PathBuf,
-    /// Steering to run the model with
+    /// Steering to run the model with; several are applied in the order given
     #[arg(long, value_name = "FILE")]
-    pub(crate) steering: Option<PathBuf>,
+    pub(crate) steering: Vec<PathBuf>,
+    /// Multiplies a steering's strength; one for each steering, or none
+    #[arg(
+        long,
+        value_name = "FACTOR",
+        requires = "steering",
+        allow_negative_numbers = true
+    )]
+    pub(crate) strength: Vec<f64>,
     #[command(flatten)]
     pub(crate) execution: ExecutionArgs,
 }
@@ -134,11 +142,7 @@ impl ModelArgs {
     /// # Errors
     /// A model or steering that cannot be used, or a steering that belongs to another model.
     pub(crate) fn open(&self) -> anyhow::Result<(Model, Option<SteeringHook>)> {
-        let steering = self
-            .steering
-            .as_deref()
-            .map(|path| self.open_steering(path))
-            .transpose()?;
+        let steering = self.open_steering()?;
         let model = self.execution.open(&self.model)?;
         let hook = steering
             .filter(|steering| !steering.is_identity())
@@ -146,10 +150,26 @@ impl ModelArgs {
         Ok((model, hook))
     }
 
-    fn open_steering(&self, path: &Path) -> anyhow::Result<Steering> {
-        let steering = Steering::load(path)?;
-        steering.check_model(&ModelManifest::of_dir(&self.model)?.digest)?;
-        Ok(steering)
+    /// Opens the steerings, as one; nothing if none is given.
+    fn open_steering(&self) -> anyhow::Result<Option<Steering>> {
+        let (files, strengths) = (self.steering.len(), self.strength.len());
+        if files == 0 {
+            return Ok(None);
+        }
+        if strengths != 0 && strengths != files {
+            return Err(bad_input(format!(
+                "{files} --steering have {strengths} --strength; give one for each, or none"
+            )));
+        }
+        let model = ModelManifest::of_dir(&self.model)?.digest;
+        let mut steerings = Vec::with_capacity(files);
+        for (number, path) in self.steering.iter().enumerate() {
+            let steering = Steering::load(path)?;
+            steering.check_model(&model)?;
+            let strength = self.strength.get(number).copied().unwrap_or(1.0);
+            steerings.push((steering, strength));
+        }
+        Ok(Some(Steering::together(&steerings)?))
     }
 }
 

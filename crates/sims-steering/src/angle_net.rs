@@ -2,9 +2,10 @@
 //!
 //! Linear layers that halve the width, GELU between them, one output: `γ(a) = π·sigmoid(φ(a))`
 //! (Pham and Nguyen 2024, arXiv 2409.10053; `VinAIResearch/HPR:householder.py`). Forward and backward are
-//! plain loops in `f32`: each row is computed alone and in a fixed order, so that results depend neither
+//! products in `f32`: each row is computed alone and in a fixed order, so that results depend neither
 //! on the batch nor on the number of threads.
 
+use crate::dense;
 use rayon::prelude::*;
 use sims_model::Dtype;
 use sims_model::ops::InstructionSet;
@@ -16,8 +17,10 @@ use std::f64::consts::PI;
 use std::fmt;
 use std::sync::Arc;
 
-/// Multiply-adds from which a layer is worth spreading over threads.
+/// Multiply-adds from which a prediction is worth spreading over threads.
 const PARALLEL_WORK: usize = 1 << 20;
+/// Activations that a thread takes at a time.
+const ACTIVATIONS: usize = 1 << 13;
 
 /// One linear layer: `y = W·x + b`.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,35 +40,6 @@ impl Linear {
     /// Returns the number of inputs.
     pub fn inputs(&self) -> usize {
         self.weight.len() / self.bias.len().max(1)
-    }
-
-    /// Computes `[rows, outputs]` from `[rows, inputs]`.
-    fn forward(&self, input: &[f32]) -> Vec<f32> {
-        let (inputs, outputs) = (self.inputs(), self.outputs());
-        let rows = input.len() / inputs;
-        let mut by_output = vec![0.0f32; rows * outputs]; // [outputs, rows]
-        let fill = |(output, values): (usize, &mut [f32])| {
-            let weight = &self.weight[output * inputs..(output + 1) * inputs];
-            for (row, value) in values.iter_mut().enumerate() {
-                *value = dot(weight, &input[row * inputs..(row + 1) * inputs]) + self.bias[output];
-            }
-        };
-        if rows * outputs * inputs >= PARALLEL_WORK {
-            by_output
-                .par_chunks_mut(rows.max(1))
-                .enumerate()
-                .for_each(fill);
-        } else {
-            by_output.chunks_mut(rows.max(1)).enumerate().for_each(fill);
-        }
-        // [outputs, rows] -> [rows, outputs]
-        let mut by_row = vec![0.0f32; rows * outputs];
-        for output in 0..outputs {
-            for row in 0..rows {
-                by_row[row * outputs + output] = by_output[output * rows + row];
-            }
-        }
-        by_row
     }
 }
 
@@ -154,13 +128,13 @@ impl AngleNet {
     fn forward(&self, rows: &[f32], mut trace: Option<&mut Trace>) -> Vec<f32> {
         let mut values = rows.to_vec();
         for (index, layer) in self.layers.iter().enumerate() {
-            let output = layer.forward(&values);
+            let output = dense::forward(&layer.weight, &layer.bias, &values);
             let last = index + 1 == self.layers.len();
-            let next = if last {
-                output.clone()
-            } else {
-                output.iter().map(|&x| gelu(x)).collect()
-            };
+            let mut next = output.clone();
+            if !last {
+                next.par_chunks_mut(ACTIVATIONS)
+                    .for_each(|values| values.iter_mut().for_each(|x| *x = gelu(*x)));
+            }
             if let Some(trace) = trace.as_deref_mut() {
                 trace.inputs.push(values);
                 trace.outputs.push(output);
@@ -170,7 +144,7 @@ impl AngleNet {
         values
     }
 
-    /// Adds the gradient of the parameters to `gradient`, a network of the same shape.
+    /// Makes `gradient`, a network of the same shape, that of the parameters.
     ///
     /// `angle_gradient`: `[rows]`, the derivative of the loss by each predicted angle.
     pub(crate) fn backward(
@@ -187,30 +161,22 @@ impl AngleNet {
             .map(|(&angle, &slope)| (slope * angle * (1.0 - angle / PI)) as f32)
             .collect();
         for (index, layer) in self.layers.iter().enumerate().rev() {
-            let (inputs, outputs) = (layer.inputs(), layer.outputs());
-            let input = &trace.inputs[index];
-            let rows = upstream.len() / outputs;
             let target = &mut gradient.layers[index];
-            let mut downstream = vec![0.0f32; rows * inputs];
-            for row in 0..rows {
-                let row_input = &input[row * inputs..(row + 1) * inputs];
-                let row_downstream = &mut downstream[row * inputs..(row + 1) * inputs];
-                for output in 0..outputs {
-                    let slope = upstream[row * outputs + output];
-                    let span = output * inputs..(output + 1) * inputs;
-                    target.bias[output] += slope;
-                    add_scaled(&mut target.weight[span.clone()], slope, row_input);
-                    if index > 0 {
-                        add_scaled(row_downstream, slope, &layer.weight[span]);
+            let input = &trace.inputs[index];
+            dense::weight_slopes(&upstream, input, &mut target.weight, &mut target.bias);
+            if index == 0 {
+                break;
+            }
+            let mut downstream = dense::input_slopes(&upstream, &layer.weight, layer.outputs());
+            let before = trace.outputs[index - 1].par_chunks(ACTIVATIONS);
+            downstream
+                .par_chunks_mut(ACTIVATIONS)
+                .zip(before)
+                .for_each(|(slopes, before)| {
+                    for (slope, &x) in slopes.iter_mut().zip(before) {
+                        *slope *= gelu_slope(x);
                     }
-                }
-            }
-            if index > 0 {
-                let before = &trace.outputs[index - 1];
-                for (slope, &x) in downstream.iter_mut().zip(before) {
-                    *slope *= gelu_slope(x);
-                }
-            }
+                });
             upstream = downstream;
         }
     }
@@ -299,31 +265,6 @@ impl PartialEq for Predictor {
     /// A predictor follows from its network, which is compared beside it.
     fn eq(&self, _: &Self) -> bool {
         true
-    }
-}
-
-/// Dot product in `f32` over sixteen lanes in a fixed order.
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    const LANES: usize = 16;
-    let mut lanes = [0.0f32; LANES];
-    let (a_blocks, b_blocks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    let tail: f32 = a_blocks
-        .remainder()
-        .iter()
-        .zip(b_blocks.remainder())
-        .map(|(x, y)| x * y)
-        .sum();
-    for (x, y) in a_blocks.zip(b_blocks) {
-        for lane in 0..LANES {
-            lanes[lane] += x[lane] * y[lane];
-        }
-    }
-    lanes.iter().sum::<f32>() + tail
-}
-
-fn add_scaled(target: &mut [f32], factor: f32, row: &[f32]) {
-    for (value, &x) in target.iter_mut().zip(row) {
-        *value += factor * x;
     }
 }
 

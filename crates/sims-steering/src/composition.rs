@@ -6,6 +6,31 @@ use crate::{FitError, SteeringError};
 use std::collections::BTreeMap;
 
 impl Steering {
+    /// Returns several steerings of one model as one, each at its own strength, in the order given.
+    ///
+    /// At a layer that several edit, they are applied one after the other. A single one is itself, scaled; of several
+    /// the operator's name is all their names, and the fit summary is that of none.
+    ///
+    /// # Errors
+    /// [`SteeringError::ModelMismatch`] or [`SteeringError::HiddenSize`] if they belong to different models,
+    /// [`SteeringError::Degenerate`] if a strength is not finite, [`SteeringError::NoSteering`] without any.
+    pub fn together(steerings: &[(Self, f64)]) -> Result<Self, SteeringError> {
+        let mut scaled = Vec::with_capacity(steerings.len());
+        for (steering, strength) in steerings {
+            scaled.push(steering.scaled(*strength)?);
+        }
+        let names: Vec<&str> = steerings.iter().map(|(s, _)| s.operator()).collect();
+        let operator = names.join("+");
+        let mut scaled = scaled.into_iter();
+        let mut together = scaled.next().ok_or(SteeringError::NoSteering)?;
+        for next in scaled {
+            together = together.stack(&next)?;
+            together.fit = None;
+        }
+        together.operator = operator;
+        Ok(together)
+    }
+
     /// Returns this steering followed by `next` at every layer.
     ///
     /// Strengths are folded into the edits, so the result has strength 1; two vectors that follow one
@@ -132,16 +157,20 @@ impl Steering {
     }
 }
 
-/// Appends an edit; a vector after a vector becomes their sum at strength 1.
+/// Appends an edit; a vector after a vector on the same condition becomes their sum at strength 1.
 fn append(edits: &mut Vec<Edit>, edit: Edit) -> Result<(), SteeringError> {
     if let Some(last) = edits.last_mut()
         && let (Operator::Additive(first), Operator::Additive(second)) =
             (&last.operator, &edit.operator)
         && !last.preserve_norm
         && !edit.preserve_norm
+        && last.condition == edit.condition
     {
         let sum = combine(first, last.strength, second, edit.strength)?;
-        *last = Edit::new(Operator::Additive(sum));
+        *last = Edit {
+            condition: edit.condition,
+            ..Edit::new(Operator::Additive(sum))
+        };
         return Ok(());
     }
     edits.push(edit);
@@ -179,10 +208,16 @@ fn back_off_layer(edits: &mut [Edit], kept: &[Edit], alpha: f64) -> Option<()> {
         else {
             return None;
         };
+        if kept[last].condition != edits[last].condition {
+            return None;
+        }
         let before_weight = kept[last].strength * (1.0 - alpha);
         let sum_weight = edits[last].strength * alpha;
         let between = combine(before, before_weight, sum, sum_weight).ok()?;
-        edits[last] = Edit::new(Operator::Additive(between));
+        edits[last] = Edit {
+            condition: kept[last].condition.clone(),
+            ..Edit::new(Operator::Additive(between))
+        };
         kept.len()
     };
     edits[own..]
@@ -223,7 +258,10 @@ pub fn shift_factor(incumbent: &[f64], addition: &[f64], limit: f64) -> Result<f
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::affine_transport::AffineTransport;
+    use crate::condition::{Condition, ConditionBlock};
     use crate::householder::{AngleRule, Householder};
+    use crate::operator::EditCounts;
     use sims_artifact::Digest;
 
     fn vector(values: &[f32]) -> Edit {
@@ -249,7 +287,7 @@ mod tests {
     fn vector_at(steering: &Steering, layer: usize, index: usize) -> Vec<f32> {
         match &steering.edits(layer)[index].operator {
             Operator::Additive(additive) => additive.vector().to_vec(),
-            Operator::Householder(_) => panic!("layer {layer} has a rotation at {index}"),
+            other => panic!("layer {layer} has {other:?} at {index}"),
         }
     }
 
@@ -299,6 +337,78 @@ mod tests {
         let stacked = first.stack(&second).unwrap();
         let strengths: Vec<f64> = stacked.edits(4).iter().map(|edit| edit.strength).collect();
         assert_eq!(strengths, [1.0, 0.5, 0.5]);
+    }
+
+    /// T20, in part: transports stay apart, and backing off shortens the way of the newest.
+    #[test]
+    fn transports_are_appended_and_backed_off() {
+        let transport = |shift: f32| {
+            let four = [1.0, shift, -10.0, 10.0].map(|x: f32| vec![x; 2]);
+            let [scale, shift, low, high] = four;
+            let transport = AffineTransport::new(scale, shift, low, high).unwrap();
+            Edit::new(Operator::AffineTransport(transport))
+        };
+        let incumbent = steering(&[(4, transport(1.0))]);
+        let round = steering(&[(4, transport(2.0)), (4, vector(&[1.0, 0.0]))]);
+        let candidate = incumbent.stack(&round).unwrap();
+        assert_eq!(candidate.edits(4).len(), 3);
+        let weaker = candidate.back_off(Some(&incumbent), 0.5).unwrap();
+        let mut row = [0.0f32, 1.0];
+        for edit in weaker.edits(4) {
+            edit.apply(&mut row, 1.0, &mut EditCounts::default());
+        }
+        assert_eq!(row, [2.5, 3.0]);
+        assert!(weaker.additive_shift(4).is_some() && !weaker.keeps_norms());
+    }
+
+    /// Several files at once: each at its own strength, one after the other where they meet.
+    #[test]
+    fn several_steerings_are_applied_in_order() {
+        let (one, other) = (
+            steering(&[(4, vector(&[1.0, 2.0]))]),
+            steering(&[(4, vector(&[-2.0, 0.0])), (3, rotation(0.2))]),
+        );
+        let together = Steering::together(&[(one.clone(), 0.5), (other.clone(), 2.0)]).unwrap();
+        assert_eq!(vector_at(&together, 4, 0), [-3.5, 1.0]);
+        assert_eq!(together.edits(3)[0].strength, 2.0);
+        assert_eq!(together.operator(), "identity+identity");
+        assert_eq!(
+            Steering::together(&[(one.clone(), 1.0)]).unwrap(),
+            one.scaled(1.0).unwrap()
+        );
+        assert!(matches!(
+            Steering::together(&[]),
+            Err(SteeringError::NoSteering)
+        ));
+        let stranger = Steering::identity(Digest::of_bytes(b"other"), 2, 6);
+        assert!(matches!(
+            Steering::together(&[(one, 1.0), (stranger, 1.0)]),
+            Err(SteeringError::ModelMismatch { .. })
+        ));
+        let error = Steering::together(&[(other, f64::NAN)]).unwrap_err();
+        assert!(error.to_string().contains("the strength is NaN"), "{error}");
+    }
+
+    /// T20, in part: vectors on different conditions stay apart, and so does backing off.
+    #[test]
+    fn conditions_keep_vectors_apart() {
+        let block = ConditionBlock::new(1, vec![0.0; 2], vec![1.0, 0.0], 0.0).unwrap();
+        let condition = Condition::new(vec![block]).unwrap();
+        let plain = steering(&[(4, vector(&[1.0, 0.0]))]);
+        let gated = steering(&[(4, vector(&[0.0, 2.0]))])
+            .conditional(condition)
+            .unwrap();
+        let stacked = plain.stack(&gated).unwrap();
+        assert_eq!(stacked.edits(4).len(), 2);
+        assert_eq!(stacked.stack(&gated).unwrap().edits(4).len(), 2);
+        let weaker = stacked.back_off(Some(&plain), 0.5).unwrap();
+        assert_eq!(weaker.edits(4)[0], plain.edits(4)[0]);
+        assert_eq!(weaker.edits(4)[1].strength, 0.5);
+        let twice = gated.stack(&gated).unwrap();
+        let weaker = twice.back_off(Some(&gated), 0.5).unwrap();
+        assert_eq!(vector_at(&weaker, 4, 0), [0.0, 3.0]);
+        assert!(weaker.edits(4)[0].condition.is_some());
+        assert!(twice.back_off(Some(&plain), 0.5).is_err());
     }
 
     #[test]

@@ -12,10 +12,11 @@ use sims_model::gpu::{
 };
 use sims_model::{ModelError, Result};
 
+use crate::affine_transport::AffineTransport;
 use crate::angle_net::AngleNet;
-use crate::hook::EditedRange;
+use crate::hook::{EditedRange, ReadyEdit};
 use crate::householder::{AngleRule, Householder};
-use crate::operator::{Edit, Operator};
+use crate::operator::Operator;
 
 /// Threads of a block, as in the kernels' source.
 const THREADS: usize = 256;
@@ -56,10 +57,20 @@ struct Rows {
 
 /// One edit of a layer.
 struct DeviceEdit {
-    /// What is added, or the plane's normal: `[hidden]`.
-    vector: Tensor,
+    /// The number of its condition.
+    gate: Option<usize>,
     preserve_norm: bool,
-    turn: Option<Turn>,
+    kind: Kind,
+}
+
+/// What an edit does; vectors are `[hidden]`, f32.
+enum Kind {
+    /// Adds a vector.
+    Add(Tensor),
+    /// Turns toward a normal.
+    Turn(Tensor, Turn),
+    /// Moves coordinates inside their support: scale, shift, low, high, and the share of the way.
+    Transport([Tensor; 4], f64),
 }
 
 /// What a turn needs besides the normal.
@@ -92,7 +103,7 @@ impl OnDevice {
     /// `layers` are the hook's edits with the steering's strength in them.
     pub(crate) fn apply(
         &mut self,
-        layers: &BTreeMap<usize, Vec<Edit>>,
+        layers: &BTreeMap<usize, Vec<ReadyEdit>>,
         layer: usize,
         hidden: &Tensor,
         ranges: &[EditedRange],
@@ -115,7 +126,17 @@ impl OnDevice {
             }
         };
         let edits = &mut self.edits[index];
-        Ok(Some(edits.apply(layer, hidden, ranges)?))
+        // Rows for which the same conditions hold are edited together.
+        let mut edited = None;
+        let mut left: Vec<EditedRange> = ranges.to_vec();
+        while let Some(first) = left.first() {
+            let holds = first.holds.clone();
+            let (group, rest): (Vec<_>, Vec<_>) =
+                left.into_iter().partition(|range| range.holds == holds);
+            edited = Some(edits.apply(layer, edited.as_ref().unwrap_or(hidden), &group)?);
+            left = rest;
+        }
+        Ok(edited)
     }
 
     /// Returns how many rows were edited and capped; waits for the device.
@@ -151,7 +172,7 @@ impl fmt::Debug for OnDevice {
 
 impl Edits {
     fn new(
-        layers: &BTreeMap<usize, Vec<Edit>>,
+        layers: &BTreeMap<usize, Vec<ReadyEdit>>,
         launcher: Arc<dyn Launcher>,
         device: &Device,
         dtype: DType,
@@ -161,7 +182,7 @@ impl Edits {
         let text = include_str!("device/steering.cu");
         let program = Program::new("steering", text, &definitions, false);
         let layers = layers.iter().map(|(&layer, edits)| {
-            let edits = edits.iter().map(|edit| DeviceEdit::new(edit, device));
+            let edits = edits.iter().map(|ready| DeviceEdit::new(ready, device));
             Ok((layer, edits.collect::<Result<_>>()?))
         });
         Ok(Self {
@@ -174,6 +195,7 @@ impl Edits {
         })
     }
 
+    /// Edits `ranges`, for which the same conditions hold.
     fn apply(&mut self, layer: usize, hidden: &Tensor, ranges: &[EditedRange]) -> Result<Tensor> {
         let (all_rows, width) = hidden.dims2()?;
         let Rows { indices, counted } = self.rows(ranges)?;
@@ -186,7 +208,12 @@ impl Edits {
             self.start("gather_rows", count, &arguments)
         })?;
         for edit in self.layers.get(&layer).map_or(&[][..], Vec::as_slice) {
-            self.edit(edit, &rows, &counted)?;
+            if ranges
+                .iter()
+                .all(|range| edit.gate.is_none_or(|gate| range.holds[gate]))
+            {
+                self.edit(edit, &rows, &counted)?;
+            }
         }
         let edited = if count == all_rows {
             new_output((all_rows, width), hidden.dtype(), &self.device)?
@@ -205,26 +232,55 @@ impl Edits {
     fn edit(&self, edit: &DeviceEdit, rows: &Tensor, counted: &Tensor) -> Result<()> {
         let (count, width) = rows.dims2()?;
         let preserve_norm = Argument::Int(i32::from(edit.preserve_norm));
-        let Some(turn) = &edit.turn else {
-            let reads = [&edit.vector, counted];
-            return with_addresses(&reads, &[rows, &self.counts], &mut |found| {
-                let [vector, counted, rows, counts] =
-                    [0, 1, 2, 3].map(|i| Argument::Address(found[i]));
-                let numbers = [Argument::int(width), preserve_norm];
-                let arguments = [&[rows, vector, counted, counts], &numbers[..]].concat();
-                self.start("add_vector", count, &arguments)
-            });
-        };
+        match &edit.kind {
+            Kind::Add(vector) => {
+                let reads = [vector, counted];
+                with_addresses(&reads, &[rows, &self.counts], &mut |found| {
+                    let [vector, counted, rows, counts] =
+                        [0, 1, 2, 3].map(|i| Argument::Address(found[i]));
+                    let numbers = [Argument::int(width), preserve_norm];
+                    let arguments = [&[rows, vector, counted, counts], &numbers[..]].concat();
+                    self.start("add_vector", count, &arguments)
+                })
+            }
+            Kind::Turn(normal, turn) => self.turn(normal, turn, rows, counted, preserve_norm),
+            Kind::Transport([scale, shift, low, high], share) => {
+                let reads = [scale, shift, low, high, counted];
+                with_addresses(&reads, &[rows, &self.counts], &mut |found| {
+                    let [scale, shift, low, high, counted, rows, counts] =
+                        [0, 1, 2, 3, 4, 5, 6].map(|i| Argument::Address(found[i]));
+                    let addresses = [rows, scale, shift, low, high, counted, counts];
+                    let numbers = [
+                        Argument::int(width),
+                        preserve_norm,
+                        Argument::Double(*share),
+                    ];
+                    self.start(
+                        "transport_rows",
+                        count,
+                        &[&addresses, &numbers[..]].concat(),
+                    )
+                })
+            }
+        }
+    }
+
+    /// Turns `rows`, `[rows, hidden]` in f32, in place.
+    fn turn(
+        &self,
+        normal: &Tensor,
+        turn: &Turn,
+        rows: &Tensor,
+        counted: &Tensor,
+        preserve_norm: Argument,
+    ) -> Result<()> {
+        let (count, width) = rows.dims2()?;
         let (logits, bias) = match &turn.net {
             Some(net) => (Some(self.logits(net, rows)?), net.last_bias),
             None => (None, 0.0),
         };
         // A rule without a network is given an address and reads nothing there.
-        let reads = [
-            &edit.vector,
-            logits.as_ref().unwrap_or(&edit.vector),
-            counted,
-        ];
+        let reads = [normal, logits.as_ref().unwrap_or(normal), counted];
         with_addresses(&reads, &[rows, &self.counts], &mut |found| {
             let [normal, logits, counted, rows, counts] =
                 [0, 1, 2, 3, 4].map(|i| Argument::Address(found[i]));
@@ -317,18 +373,30 @@ fn blocks(elements: usize) -> usize {
 }
 
 impl DeviceEdit {
-    fn new(edit: &Edit, device: &Device) -> Result<Self> {
-        Ok(match &edit.operator {
-            Operator::Additive(additive) => Self {
-                vector: Tensor::new(additive.scaled(edit.strength).vector(), device)?,
-                preserve_norm: edit.preserve_norm,
-                turn: None,
-            },
-            Operator::Householder(householder) => Self {
-                vector: Tensor::new(householder.normal(), device)?,
-                preserve_norm: edit.preserve_norm,
-                turn: Some(Turn::new(householder, edit.strength, device)?),
-            },
+    fn new(ReadyEdit { edit, gate }: &ReadyEdit, device: &Device) -> Result<Self> {
+        let vector = |values: &[f32]| Tensor::new(values, device);
+        let kind = match &edit.operator {
+            Operator::Additive(additive) => {
+                Kind::Add(vector(additive.scaled(edit.strength).vector())?)
+            }
+            Operator::Householder(householder) => Kind::Turn(
+                vector(householder.normal())?,
+                Turn::new(householder, edit.strength, device)?,
+            ),
+            Operator::AffineTransport(transport) => Kind::Transport(
+                [
+                    vector(transport.scale())?,
+                    vector(transport.shift())?,
+                    vector(transport.low())?,
+                    vector(transport.high())?,
+                ],
+                AffineTransport::share(edit.strength),
+            ),
+        };
+        Ok(Self {
+            gate: *gate,
+            preserve_norm: edit.preserve_norm,
+            kind,
         })
     }
 }

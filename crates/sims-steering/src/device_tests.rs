@@ -1,7 +1,7 @@
 //! The kernels, run on the CPU by an emulation, against the host's edits.
 
 use super::*;
-use crate::operator::Additive;
+use crate::operator::{Additive, Edit};
 use crate::random::{NormalDraw, stream};
 use crate::{Steering, SteeringHook};
 use sims_artifact::Digest;
@@ -34,7 +34,16 @@ fn steering() -> Steering {
         target: 0.3,
         scale: 0.5,
     };
+    let transport = || {
+        let [scale, shift, support] = ["scale", "shift", "support"].map(|n| draw(n, HIDDEN));
+        let scale = scale.iter().map(|x| x.abs()).collect();
+        let low = support.iter().map(|x| x - 1.0).collect();
+        let high = support.iter().map(|x| x + 0.5).collect();
+        Operator::AffineTransport(AffineTransport::new(scale, shift, low, high).unwrap())
+    };
     let layers = [
+        vec![(transport(), 0.7, false)],
+        vec![(transport(), 2.0, true), (transport(), -1.0, false)],
         vec![(vector(), 0.5, false)],
         vec![(vector(), -1.5, true)],
         vec![(turn(net(), 0.0, None, None), 1.0, false)],
@@ -51,9 +60,9 @@ fn steering() -> Steering {
     for (layer, edits) in layers.into_iter().enumerate() {
         for (operator, strength, preserve_norm) in edits {
             let edit = Edit {
-                operator,
                 strength,
                 preserve_norm,
+                ..Edit::new(operator)
             };
             steering.push(layer, edit).unwrap();
         }

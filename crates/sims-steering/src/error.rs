@@ -44,6 +44,22 @@ pub enum SteeringError {
         /// Digest of the model that it was to be used with.
         found: Digest,
     },
+    /// Several steerings were asked for, and none given.
+    #[error("there is no steering to put together; give at least one")]
+    NoSteering,
+    /// A condition without a block to read.
+    #[error("a condition needs at least one block to read")]
+    NoCondition,
+    /// A condition that is decided after the edit that it is to decide on.
+    #[error(
+        "the condition reads layer {condition}, above layer {edit} that it decides on: read layer {edit} or a lower one"
+    )]
+    LateCondition {
+        /// The layer that the condition reads.
+        condition: usize,
+        /// The layer that is edited.
+        edit: usize,
+    },
     /// A candidate does not contain the incumbent it is said to be stacked on.
     #[error("at layer {layer} the candidate does not begin with the incumbent's operators")]
     NotStacked {
@@ -113,6 +129,17 @@ pub enum FitError {
         difference: f64,
         /// Mean norm of the states.
         state_norm: f64,
+    },
+    /// The differences between chosen and rejected states have no longest axis.
+    #[error(
+        "the differences between chosen and rejected states have no dominant axis: the longest explains {explained:.4} \
+         of them (at least {least:.4}, and more than any other); `mean-difference` needs none"
+    )]
+    NoDominantAxis {
+        /// Share of the sum of squares along the longest axis.
+        explained: f64,
+        /// Least share.
+        least: f64,
     },
     /// A state is NaN or infinite.
     #[error("state {row} is NaN or infinite")]

@@ -2,6 +2,7 @@
 
 use crate::SteeringError;
 use crate::device::OnDevice;
+use crate::gate::Gate;
 use crate::operator::{Edit, EditCounts, Operator};
 use crate::real::norm;
 use crate::steering::Steering;
@@ -19,9 +20,13 @@ use std::sync::Arc;
 /// Rows are edited in `f32`, each by itself and in a fixed order, and cast back to the model's dtype, so
 /// that the result does not depend on the batch. On a CUDA device they are edited there, unless the hook
 /// [measures](Self::measuring). At strength 0 the hook wants no layer.
+///
+/// Conditions are decided for each sequence when its prompt is computed, from the positions before `edit_from`, and
+/// kept: one hook serves a sequence from its prompt to its end. Where none holds, a row keeps its bits.
 #[derive(Debug, Clone)]
 pub struct SteeringHook {
-    layers: BTreeMap<usize, Vec<Edit>>,
+    layers: BTreeMap<usize, Vec<ReadyEdit>>,
+    gate: Gate,
     hidden_size: usize,
     applications: u64,
     counts: EditCounts,
@@ -46,22 +51,25 @@ pub struct EditSizes {
 
 impl SteeringHook {
     pub(crate) fn new(steering: &Steering) -> Self {
-        let layers = steering
-            .layers
-            .iter()
-            .map(|(&layer, edits)| {
-                let active = edits.iter().map(|edit| ready(edit, steering.strength()));
-                (
-                    layer,
-                    active
-                        .filter(|edit| edit.strength != 0.0)
-                        .collect::<Vec<_>>(),
-                )
-            })
-            .filter(|(_, edits)| !edits.is_empty())
-            .collect();
+        let mut gate = Gate::default();
+        let mut layers = BTreeMap::new();
+        for (&layer, edits) in &steering.layers {
+            let active: Vec<ReadyEdit> = edits
+                .iter()
+                .map(|edit| ready(edit, steering.strength()))
+                .filter(|edit| edit.strength != 0.0)
+                .map(|edit| ReadyEdit {
+                    gate: edit.condition.as_ref().map(|condition| gate.add(condition)),
+                    edit,
+                })
+                .collect();
+            if !active.is_empty() {
+                layers.insert(layer, active);
+            }
+        }
         Self {
             layers,
+            gate,
             hidden_size: steering.hidden_size(),
             applications: 0,
             counts: EditCounts::default(),
@@ -139,14 +147,11 @@ impl SteeringHook {
         ranges: &[EditedRange],
     ) -> Vec<T> {
         let mut edited = data.to_vec();
-        for EditedRange {
-            rows: range,
-            counts,
-        } in ranges
-        {
-            let target = &mut edited[range.start * self.hidden_size..range.end * self.hidden_size];
+        for range in ranges {
+            let span = range.rows.start * self.hidden_size..range.rows.end * self.hidden_size;
+            let target = &mut edited[span];
             let mut rows: Vec<f32> = target.iter().map(|x| x.to_f64() as f32).collect();
-            self.edit_rows(layer, &mut rows, *counts);
+            self.edit_rows(layer, &mut rows, range);
             for (target, &value) in target.iter_mut().zip(&rows) {
                 *target = T::from_f64(f64::from(value));
             }
@@ -157,21 +162,23 @@ impl SteeringHook {
     /// Edits `ranges` of rows in a `[rows, hidden]` buffer of f32.
     fn edit_f32(&mut self, layer: usize, data: &[f32], ranges: &[EditedRange]) -> Vec<f32> {
         let mut edited = data.to_vec();
-        for EditedRange {
-            rows: range,
-            counts,
-        } in ranges
-        {
-            let span = range.start * self.hidden_size..range.end * self.hidden_size;
-            self.edit_rows(layer, &mut edited[span], *counts);
+        for range in ranges {
+            let span = range.rows.start * self.hidden_size..range.rows.end * self.hidden_size;
+            self.edit_rows(layer, &mut edited[span], range);
         }
         edited
     }
 
-    /// Edits rows, and counts and measures them unless they ran before.
-    fn edit_rows(&mut self, layer: usize, rows: &mut [f32], counts: bool) {
+    /// Edits the rows of a range, and counts and measures them unless they ran before.
+    fn edit_rows(&mut self, layer: usize, rows: &mut [f32], range: &EditedRange) {
+        let counts = range.counts;
         let before = (counts && self.sizes.is_some()).then(|| rows.to_vec());
         let edits = self.layers.get(&layer).map_or(&[][..], Vec::as_slice);
+        let edits: Vec<&Edit> = edits
+            .iter()
+            .filter(|edit| edit.applies_to(range))
+            .map(|ready| &ready.edit)
+            .collect();
         let apply = |rows: &mut [f32]| {
             let mut counts = EditCounts::default();
             edits
@@ -180,9 +187,9 @@ impl SteeringHook {
             counts
         };
         // Every row is edited by itself, so that threads can share out what takes longer than to start them.
-        let is_long = |edit: &Edit| matches!(edit.operator, Operator::Householder(_));
+        let is_long = |edit: &Edit| !matches!(edit.operator, Operator::Additive(_));
         let share = (rows.len() / self.hidden_size).div_ceil(rayon::current_num_threads());
-        let found = if edits.iter().any(is_long) && share >= LEAST_ROWS {
+        let found = if edits.iter().any(|&edit| is_long(edit)) && share >= LEAST_ROWS {
             rows.par_chunks_mut(share * self.hidden_size)
                 .map(apply)
                 .reduce(EditCounts::default, EditCounts::add)
@@ -242,7 +249,7 @@ impl SteeringHook {
 
 impl Hook for SteeringHook {
     fn wants(&self, layer: usize) -> bool {
-        self.layers.contains_key(&layer)
+        self.layers.contains_key(&layer) || self.gate.reads(layer)
     }
 
     fn on_block(
@@ -251,14 +258,6 @@ impl Hook for SteeringHook {
         segments: &[Segment],
         hidden: &Tensor,
     ) -> Result<Option<Tensor>, ModelError> {
-        if !self.layers.contains_key(&layer) {
-            return Ok(None);
-        }
-        self.applications += 1;
-        let ranges = edited_ranges(segments);
-        if ranges.is_empty() {
-            return Ok(None);
-        }
         let width = hidden.dims().last().copied().unwrap_or(0);
         if width != self.hidden_size {
             let error = SteeringError::HiddenSize {
@@ -270,12 +269,25 @@ impl Hook for SteeringHook {
                 message: error.to_string(),
             });
         }
+        if self.gate.reads(layer) {
+            self.gate.read(layer, segments, hidden)?;
+        }
+        if !self.layers.contains_key(&layer) {
+            return Ok(None);
+        }
+        self.applications += 1;
+        let ranges = self.edited_ranges(layer, segments)?;
+        if ranges.is_empty() {
+            return Ok(None);
+        }
         if self.sizes.is_none()
             && let Some(edited) = self.on_device.apply(&self.layers, layer, hidden, &ranges)?
         {
-            let counted = ranges.iter().filter(|range| range.counts);
-            let rows: usize = counted.map(|range| range.rows.len()).sum();
-            self.counts.rows += (rows * self.layers[&layer].len()) as u64;
+            for range in ranges.iter().filter(|range| range.counts) {
+                let edits = self.layers[&layer].iter();
+                let edits = edits.filter(|edit| edit.applies_to(range)).count();
+                self.counts.rows += (range.rows.len() * edits) as u64;
+            }
             return Ok(Some(edited));
         }
         Ok(Some(self.edit_tensor(layer, hidden, &ranges)?))
@@ -292,12 +304,25 @@ fn ready(edit: &Edit, strength: f64) -> Edit {
         Operator::Additive(additive) if strength != 0.0 => Edit {
             operator: Operator::Additive(additive.scaled(strength)),
             strength: 1.0,
-            preserve_norm: edit.preserve_norm,
+            ..edit.clone()
         },
         _ => Edit {
             strength,
             ..edit.clone()
         },
+    }
+}
+
+/// An edit with the steering's strength in it, and the number of its condition.
+#[derive(Debug, Clone)]
+pub(crate) struct ReadyEdit {
+    pub(crate) edit: Edit,
+    pub(crate) gate: Option<usize>,
+}
+
+impl ReadyEdit {
+    pub(crate) fn applies_to(&self, range: &EditedRange) -> bool {
+        self.gate.is_none_or(|gate| range.holds[gate])
     }
 }
 
@@ -307,22 +332,49 @@ pub(crate) struct EditedRange {
     pub(crate) rows: Range<usize>,
     /// Whether they are counted: rows that ran before were.
     pub(crate) counts: bool,
+    /// By condition, whether it holds; empty at a layer where nothing asks.
+    pub(crate) holds: Vec<bool>,
 }
 
-/// Returns the rows that may be edited, neighbouring ranges joined: a decode step is one range.
-fn edited_ranges(segments: &[Segment]) -> Vec<EditedRange> {
-    let mut ranges: Vec<EditedRange> = Vec::new();
-    for segment in segments {
-        let (rows, counts) = (segment.edit_rows(), !segment.is_repeated);
-        match ranges.last_mut() {
-            _ if rows.is_empty() => {}
-            Some(last) if last.rows.end == rows.start && last.counts == counts => {
-                last.rows.end = rows.end;
+impl SteeringHook {
+    /// Returns the rows that are edited at a layer, neighbouring ranges joined: a decode step is mostly one range.
+    fn edited_ranges(
+        &self,
+        layer: usize,
+        segments: &[Segment],
+    ) -> Result<Vec<EditedRange>, ModelError> {
+        let edits = &self.layers[&layer];
+        let asks = edits.iter().any(|edit| edit.gate.is_some());
+        let mut ranges: Vec<EditedRange> = Vec::new();
+        for segment in segments {
+            let rows = segment.edit_rows();
+            if rows.is_empty() {
+                continue;
             }
-            _ => ranges.push(EditedRange { rows, counts }),
+            let range = EditedRange {
+                rows,
+                counts: !segment.is_repeated,
+                holds: match asks {
+                    true => self.gate.holds(layer, segment)?,
+                    false => Vec::new(),
+                },
+            };
+            if !edits.iter().any(|edit| edit.applies_to(&range)) {
+                continue;
+            }
+            match ranges.last_mut() {
+                Some(last)
+                    if last.rows.end == range.rows.start
+                        && last.counts == range.counts
+                        && last.holds == range.holds =>
+                {
+                    last.rows.end = range.rows.end;
+                }
+                _ => ranges.push(range),
+            }
         }
+        Ok(ranges)
     }
-    ranges
 }
 
 fn measure(sizes: &mut EditSizes, before: &[f32], after: &[f32], hidden: usize) {

@@ -9,6 +9,7 @@
 //! [`Householder`](crate::Householder).
 
 use crate::FitError;
+use crate::adamw::{AdamW, squares};
 use crate::angle_net::{AngleNet, sigmoid};
 use crate::householder::elevation;
 use crate::paired_states::PairedStates;
@@ -177,7 +178,8 @@ pub fn fit(
     let train = Batch::gather(states, fit_rows, scale);
     let held_out = Batch::gather(states, held_out_rows, scale);
     let mut model = Model::start(states.hidden(), normal, options, train.mean_angle());
-    let mut optimiser = AdamW::new(&mut model);
+    let mut optimiser = AdamW::new(model.groups_mut().map(|group| group.len()));
+    let mut gradient = model.zeros_like();
     let mut order: Vec<usize> = (0..fit_rows.len()).collect();
     let mut stream = stream(options.seed, "hpr|batches");
     let batches = order.len().div_ceil(options.batch_pairs);
@@ -187,10 +189,11 @@ pub fn fit(
         stream.shuffle(&mut order);
         for (number, pairs) in order.chunks(options.batch_pairs).enumerate() {
             let batch = train.select(pairs);
-            let mut gradient = model.gradient(&batch);
-            gradient.clip(options.clip);
-            let step = (epoch - 1) * batches + number;
-            optimiser.step(&mut model, &mut gradient, schedule.learning_rate(step));
+            model.gradient(&batch, &mut gradient);
+            let factor = gradient.clip_factor(options.clip);
+            let rate = schedule.learning_rate((epoch - 1) * batches + number);
+            let parameters = model.groups_mut().zip(gradient.groups_mut());
+            optimiser.step(parameters, rate, factor);
         }
         let figures = model.figures(&held_out, train.mean_angle());
         if !(figures.angle_error.is_finite() && figures.cross_entropy.is_finite()) {
@@ -355,30 +358,33 @@ impl Model {
         }
     }
 
-    /// Returns the gradient of the mean loss over the batch's states.
-    fn gradient(&self, batch: &Batch) -> Self {
+    /// Returns a model of the same shape whose parameters are all 0.
+    fn zeros_like(&self) -> Self {
+        Self {
+            normal: vec![0.0; self.normal.len()],
+            train_normal: self.train_normal,
+            net: self.net.zeros_like(),
+        }
+    }
+
+    /// Makes `gradient` that of the mean loss over the batch's states.
+    fn gradient(&self, batch: &Batch, gradient: &mut Self) {
         let (angles, trace) = self.net.traced_angles(&batch.rows);
         let count = angles.len() as f64;
-        let mut normal_gradient = vec![0.0f32; self.normal.len()];
+        gradient.normal.fill(0.0);
         let mut angle_gradient = Vec::with_capacity(angles.len());
         for (row, state) in batch.rows.chunks_exact(batch.hidden).enumerate() {
             let (label, target) = batch.target(row);
             angle_gradient.push(2.0 * (angles[row] - target) / count);
             if self.train_normal {
                 let slope = ((sigmoid(dot(&self.normal, state)) - label) / count) as f32;
-                for (gradient, &x) in normal_gradient.iter_mut().zip(state) {
-                    *gradient += slope * x;
+                for (sum, &x) in gradient.normal.iter_mut().zip(state) {
+                    *sum += slope * x;
                 }
             }
         }
-        let mut net = self.net.zeros_like();
         self.net
-            .backward(&trace, &angles, &angle_gradient, &mut net);
-        Self {
-            normal: normal_gradient,
-            train_normal: self.train_normal,
-            net,
-        }
+            .backward(&trace, &angles, &angle_gradient, &mut gradient.net);
     }
 
     fn figures(&self, batch: &Batch, mean_angle: f64) -> HprFigures {
@@ -415,15 +421,10 @@ impl Model {
         normal.into_iter().chain(self.net.groups_mut())
     }
 
-    /// Shortens a gradient to the given norm over all parameters.
-    fn clip(&mut self, limit: f64) {
-        let squares: f64 = self.groups_mut().map(|group| dot(group, group)).sum();
-        let factor = limit / (squares.sqrt() + 1e-6);
-        if factor < 1.0 {
-            self.groups_mut()
-                .flatten()
-                .for_each(|x| *x = (f64::from(*x) * factor) as f32);
-        }
+    /// Returns the factor that shortens a gradient to the given norm over all parameters, if it is below 1.
+    fn clip_factor(&mut self, limit: f64) -> f64 {
+        let squares: f64 = self.groups_mut().map(|group| squares(group)).sum();
+        limit / (squares.sqrt() + 1e-6)
     }
 }
 
@@ -449,51 +450,6 @@ impl Schedule {
             self.peak * step as f64 / self.warmup as f64
         } else {
             self.peak * (self.steps - step) as f64 / (self.steps - self.warmup).max(1) as f64
-        }
-    }
-}
-
-/// AdamW with the usual constants and no weight decay.
-struct AdamW {
-    mean: Vec<Vec<f32>>,
-    square: Vec<Vec<f32>>,
-    steps: i32,
-}
-
-impl AdamW {
-    const BETA_1: f64 = 0.9;
-    const BETA_2: f64 = 0.999;
-    const EPSILON: f64 = 1e-8;
-
-    fn new(model: &mut Model) -> Self {
-        let zeros: Vec<Vec<f32>> = model
-            .groups_mut()
-            .map(|group| vec![0.0; group.len()])
-            .collect();
-        Self {
-            mean: zeros.clone(),
-            square: zeros,
-            steps: 0,
-        }
-    }
-
-    fn step(&mut self, model: &mut Model, gradient: &mut Model, learning_rate: f64) {
-        self.steps += 1;
-        let mean_correction = 1.0 - Self::BETA_1.powi(self.steps);
-        let square_correction = 1.0 - Self::BETA_2.powi(self.steps);
-        let rate = (learning_rate / mean_correction) as f32;
-        let root_correction = (1.0 / square_correction) as f32;
-        let (beta_1, beta_2) = (Self::BETA_1 as f32, Self::BETA_2 as f32);
-        let moments = self.mean.iter_mut().zip(&mut self.square);
-        let parameters = model.groups_mut().zip(gradient.groups_mut());
-        for ((values, slopes), (means, squares)) in parameters.zip(moments) {
-            for index in 0..values.len() {
-                let slope = slopes[index];
-                means[index] = beta_1 * means[index] + (1.0 - beta_1) * slope;
-                squares[index] = beta_2 * squares[index] + (1.0 - beta_2) * slope * slope;
-                let root = (squares[index] * root_correction).sqrt() + Self::EPSILON as f32;
-                values[index] -= rate * means[index] / root;
-            }
         }
     }
 }

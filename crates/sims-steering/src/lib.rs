@@ -7,19 +7,27 @@
 //!
 //! Everything is computed row by row in a fixed order, so results depend neither on batches nor on threads.
 
+mod adamw;
+pub mod affine_transport;
 pub mod angle_net;
 mod composition;
+pub mod condition;
+pub mod condition_fit;
+mod dense;
 mod device;
 mod error;
 mod fit_summary;
+mod gate;
 pub mod hook;
 pub mod householder;
 pub mod hpr;
 pub mod layer_selection;
+pub mod linear_transport;
 pub mod mean_difference;
 pub mod moments;
 pub mod operator;
 pub mod paired_states;
+pub mod principal_direction;
 pub mod probe;
 mod random;
 pub mod random_direction;
@@ -27,8 +35,11 @@ pub mod real;
 pub mod separation;
 mod steering;
 mod steering_file;
+mod symmetric_eigen;
 
+pub use affine_transport::AffineTransport;
 pub use composition::shift_factor;
+pub use condition::{Condition, ConditionBlock};
 pub use error::{FitError, SteeringError};
 pub use fit_summary::{FitSummary, LayerFit, Signal};
 pub use hook::{EditSizes, SteeringHook};

@@ -1,8 +1,11 @@
 //! The operators as data, and one edit of a layer: an operator, its strength and the norm option.
 
 use crate::SteeringError;
+use crate::affine_transport::AffineTransport;
+use crate::condition::Condition;
 use crate::householder::Householder;
 use crate::real::{all_finite, norm};
+use std::sync::Arc;
 
 /// A steering vector: adds `strength · vector` to a hidden state.
 ///
@@ -61,6 +64,8 @@ pub enum Operator {
     Additive(Additive),
     /// Turns toward a normal.
     Householder(Householder),
+    /// Moves each coordinate along its own line.
+    AffineTransport(AffineTransport),
 }
 
 impl Operator {
@@ -69,7 +74,13 @@ impl Operator {
         match self {
             Self::Additive(additive) => additive.vector.len(),
             Self::Householder(householder) => householder.normal().len(),
+            Self::AffineTransport(transport) => transport.scale().len(),
         }
+    }
+
+    /// Returns whether it keeps every state's norm by itself.
+    pub fn is_rotation(&self) -> bool {
+        matches!(self, Self::Householder(_))
     }
 }
 
@@ -101,25 +112,29 @@ impl EditCounts {
 pub struct Edit {
     /// What is done.
     pub operator: Operator,
-    /// Multiplies the vector or the angle; 0 leaves every row bit for bit.
+    /// Multiplies the vector or the angle, and is the share of a transport; 0 leaves every row bit for bit.
     pub strength: f64,
     /// Restores each row's norm afterwards.
     pub preserve_norm: bool,
+    /// On which prompts it is done; none for all.
+    pub condition: Option<Arc<Condition>>,
 }
 
 impl Edit {
-    /// Wraps an operator at strength 1, without restoring norms.
+    /// Wraps an operator at strength 1, without restoring norms, on all prompts.
     pub fn new(operator: Operator) -> Self {
         Self {
             operator,
             strength: 1.0,
             preserve_norm: false,
+            condition: None,
         }
     }
 
     /// Edits rows in place at `strength` times the edit's own strength.
     ///
-    /// `rows`: `[rows, hidden]`, f32. At strength 0 nothing is touched.
+    /// `rows`: `[rows, hidden]`, f32. At strength 0 nothing is touched. Whether the condition holds is for the
+    /// caller to say.
     pub fn apply(&self, rows: &mut [f32], strength: f64, counts: &mut EditCounts) {
         let strength = strength * self.strength;
         let hidden = self.operator.hidden_size();
@@ -133,6 +148,7 @@ impl Edit {
         match &self.operator {
             Operator::Additive(additive) => additive.apply(rows, strength, counts),
             Operator::Householder(householder) => householder.apply(rows, strength, counts),
+            Operator::AffineTransport(transport) => transport.apply(rows, strength, counts),
         }
         for (row, before) in rows
             .chunks_exact_mut(hidden)
@@ -162,9 +178,12 @@ mod tests {
         let additive = Additive::new(vec![0.5, -1.0, 2.0]).unwrap();
         let rule = AngleRule::Fixed { angle: 0.3 };
         let householder = Householder::new(vec![0.0, 1.0, 1.0], 2.0, rule, None, None).unwrap();
+        let [low, high] = [-1e3, 1e3].map(|end| vec![end; 3]);
+        let transport = AffineTransport::new(vec![0.5, 2.0, 1.0], vec![1.0; 3], low, high).unwrap();
         vec![
             Edit::new(Operator::Additive(additive)),
             Edit::new(Operator::Householder(householder)),
+            Edit::new(Operator::AffineTransport(transport)),
         ]
     }
 

@@ -139,6 +139,28 @@ impl<'a> PairedStates<'a> {
         sum / (2 * rows.len()).max(1) as f64
     }
 
+    /// Calls `visit` with the mean chosen and the mean rejected state of each pair, `[hidden]`, over the given rows.
+    ///
+    /// `rows`: ascending. Each mean is a sum in the order of the rows, so pairs may be visited in any chunks.
+    pub fn each_response(&self, rows: &[usize], mut visit: impl FnMut(&[f64], &[f64])) {
+        for pair in rows.chunk_by(|&a, &b| self.pairs[a] == self.pairs[b]) {
+            let mean = |state: &dyn Fn(usize) -> &'a [f32]| -> Vec<f64> {
+                let mut mean = vec![0.0; self.hidden];
+                for &row in pair {
+                    for (sum, &x) in mean.iter_mut().zip(state(row)) {
+                        *sum += f64::from(x);
+                    }
+                }
+                mean.iter_mut().for_each(|sum| *sum /= pair.len() as f64);
+                mean
+            };
+            visit(
+                &mean(&|row| self.chosen(row)),
+                &mean(&|row| self.rejected(row)),
+            );
+        }
+    }
+
     fn is_flipped(&self, row: usize) -> bool {
         self.flipped
             .get(self.pairs[row] as usize)

@@ -1,11 +1,13 @@
 //! A steering: operators by layer, one strength, the model they belong to and how they were fitted.
 
+use crate::condition::Condition;
 use crate::fit_summary::FitSummary;
 use crate::operator::{Edit, Operator};
 use crate::{SteeringError, SteeringHook};
 use serde::{Deserialize, Serialize};
 use sims_artifact::Digest;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// How a fit relates to the steering that the round sampled with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,7 +54,8 @@ impl Steering {
     ///
     /// # Errors
     /// [`SteeringError::LayerRange`] or [`SteeringError::HiddenSize`] if it does not fit the model,
-    /// [`SteeringError::Degenerate`] if its strength is not finite.
+    /// [`SteeringError::Degenerate`] if its strength is not finite, [`SteeringError::LateCondition`] if its condition
+    /// reads a higher layer.
     pub fn push(&mut self, layer: usize, edit: Edit) -> Result<(), SteeringError> {
         if layer >= self.num_hidden_layers {
             return Err(SteeringError::LayerRange {
@@ -67,8 +70,28 @@ impl Steering {
             });
         }
         finite("the edit's strength", edit.strength)?;
+        if let Some(condition) = &edit.condition {
+            condition.check(layer, self.hidden_size)?;
+        }
         self.layers.entry(layer).or_default().push(edit);
         Ok(())
+    }
+
+    /// Returns the steering with every edit done only on prompts for which `condition` holds.
+    ///
+    /// Whatever condition an edit had is replaced.
+    ///
+    /// # Errors
+    /// [`SteeringError::LateCondition`] or [`SteeringError::HiddenSize`] if it cannot be decided before every edit.
+    pub fn conditional(mut self, condition: Condition) -> Result<Self, SteeringError> {
+        let condition = Arc::new(condition);
+        for (&layer, edits) in &mut self.layers {
+            condition.check(layer, self.hidden_size)?;
+            for edit in edits {
+                edit.condition = Some(condition.clone());
+            }
+        }
+        Ok(self)
     }
 
     /// Names the operator and says how the fit was made; returns the steering.
@@ -147,7 +170,7 @@ impl Steering {
         self.layers
             .values()
             .flatten()
-            .all(|edit| edit.preserve_norm || matches!(edit.operator, Operator::Householder(_)))
+            .all(|edit| edit.preserve_norm || edit.operator.is_rotation())
     }
 
     /// Checks that the steering belongs to a model.
@@ -185,6 +208,7 @@ impl Steering {
 
     /// Returns the sum of the vectors added at a layer, `[hidden]`, strengths included.
     ///
+    /// Conditions count as met: it is what is added at most.
     /// Nothing is returned if the layer has no additive edit.
     pub fn additive_shift(&self, layer: usize) -> Option<Vec<f64>> {
         let mut total: Option<Vec<f64>> = None;

@@ -1,10 +1,13 @@
 //! The steering file: tensors by layer and operator, and one metadata key with canonical JSON.
 //!
 //! Tensors are `layer.{i}.{k}.vector`, `layer.{i}.{k}.normal`, `layer.{i}.{k}.angle.{m}.weight` and
-//! `….bias`: operator `k` of layer `i`. The same steering always gives the same bytes.
+//! `….bias`, and `layer.{i}.{k}.scale`, `….shift`, `….low` and `….high` of a transport: operator `k` of layer `i`.
+//! Conditions are `condition.{n}.{m}.center` and `….direction`: block `m` of condition `n`. The same steering always gives the same bytes.
 
 use crate::SteeringError;
+use crate::affine_transport::AffineTransport;
 use crate::angle_net::{AngleNet, Linear};
+use crate::condition::{Condition, ConditionBlock};
 use crate::fit_summary::FitSummary;
 use crate::householder::{AngleRule, Householder};
 use crate::operator::{Additive, Edit, Operator};
@@ -14,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use sims_artifact::{ArtifactError, Digest, TensorData, TensorFile, write_tensors};
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 /// The format this program writes, and the only one it reads.
 const FORMAT: u64 = 1;
@@ -31,6 +35,9 @@ struct Header {
     hidden_size: usize,
     num_hidden_layers: usize,
     edits: Vec<EditHeader>,
+    /// Blocks of each condition; the tensors of block `m` of condition `n` lie under `condition.{n}.{m}.`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    conditions: Vec<Vec<BlockHeader>>,
     fit: Option<FitSummary>,
 }
 
@@ -41,8 +48,17 @@ struct EditHeader {
     index: usize,
     strength: f64,
     preserve_norm: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    condition: Option<usize>,
     #[serde(flatten)]
     kind: KindHeader,
+}
+
+/// The numbers of a condition's block.
+#[derive(Serialize, Deserialize)]
+struct BlockHeader {
+    layer: usize,
+    threshold: f64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -55,6 +71,7 @@ enum KindHeader {
         max_angle: Option<f64>,
         angle: AngleHeader,
     },
+    AffineTransport,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -82,14 +99,23 @@ impl Steering {
     pub fn save(&self, path: &Path) -> Result<(), SteeringError> {
         let mut tensors = BTreeMap::new();
         let mut edits = Vec::new();
+        let mut conditions: Vec<&Arc<Condition>> = Vec::new();
         for (&layer, list) in &self.layers {
             for (index, edit) in list.iter().enumerate() {
                 let prefix = format!("layer.{layer}.{index}");
+                let number = |condition| {
+                    let known = conditions.iter().position(|&known| known == condition);
+                    known.unwrap_or_else(|| {
+                        conditions.push(condition);
+                        conditions.len() - 1
+                    })
+                };
                 edits.push(EditHeader {
                     layer,
                     index,
                     strength: edit.strength,
                     preserve_norm: edit.preserve_norm,
+                    condition: edit.condition.as_ref().map(number),
                     kind: write_operator(&prefix, &edit.operator, &mut tensors),
                 });
             }
@@ -104,6 +130,7 @@ impl Steering {
             hidden_size: self.hidden_size,
             num_hidden_layers: self.num_hidden_layers,
             edits,
+            conditions: write_conditions(&conditions, &mut tensors),
             fit: self.fit.clone(),
         };
         let metadata = serde_json::to_value(header)
@@ -138,12 +165,17 @@ impl Steering {
             .map_err(|error| invalid(path, format!("its metadata: {error}")))?;
         let mut steering =
             Self::identity(header.model, header.hidden_size, header.num_hidden_layers);
+        let conditions = read_conditions(&file, path, &header.conditions)?;
         for edit in header.edits {
             let prefix = format!("layer.{}.{}", edit.layer, edit.index);
             if edit.index != steering.edits(edit.layer).len() {
                 return Err(invalid(path, format!("{prefix} is out of order")));
             }
             let operator = read_operator(&file, path, &prefix, edit.kind)?;
+            let condition = edit.condition.map(|number| {
+                let known = conditions.get(number).cloned();
+                known.ok_or_else(|| invalid(path, format!("{prefix}: no condition {number}")))
+            });
             steering
                 .push(
                     edit.layer,
@@ -151,6 +183,7 @@ impl Steering {
                         operator,
                         strength: edit.strength,
                         preserve_norm: edit.preserve_norm,
+                        condition: condition.transpose()?,
                     },
                 )
                 .map_err(|error| invalid(path, format!("{prefix}: {error}")))?;
@@ -177,6 +210,49 @@ impl Steering {
         steering.fit = header.fit;
         Ok(steering)
     }
+}
+
+fn write_conditions(
+    conditions: &[&Arc<Condition>],
+    tensors: &mut BTreeMap<String, TensorData>,
+) -> Vec<Vec<BlockHeader>> {
+    let mut headers = Vec::with_capacity(conditions.len());
+    for (number, condition) in conditions.iter().enumerate() {
+        let mut blocks = Vec::new();
+        for (index, block) in condition.blocks().iter().enumerate() {
+            for (name, values) in [("center", block.center()), ("direction", block.direction())] {
+                let tensor = TensorData::vector(values.to_vec());
+                tensors.insert(format!("condition.{number}.{index}.{name}"), tensor);
+            }
+            blocks.push(BlockHeader {
+                layer: block.layer(),
+                threshold: block.threshold(),
+            });
+        }
+        headers.push(blocks);
+    }
+    headers
+}
+
+fn read_conditions(
+    file: &TensorFile,
+    path: &Path,
+    headers: &[Vec<BlockHeader>],
+) -> Result<Vec<Arc<Condition>>, SteeringError> {
+    let mut conditions = Vec::with_capacity(headers.len());
+    for (number, blocks) in headers.iter().enumerate() {
+        let prefix = format!("condition.{number}");
+        let refused = |error: SteeringError| invalid(path, format!("{prefix}: {error}"));
+        let mut read = Vec::with_capacity(blocks.len());
+        for (index, header) in blocks.iter().enumerate() {
+            let vector = |name| read_vector(file, path, &format!("{prefix}.{index}.{name}"));
+            let (center, direction) = (vector("center")?, vector("direction")?);
+            let block = ConditionBlock::new(header.layer, center, direction, header.threshold);
+            read.push(block.map_err(refused)?);
+        }
+        conditions.push(Arc::new(Condition::new(read).map_err(refused)?));
+    }
+    Ok(conditions)
 }
 
 fn write_operator(
@@ -233,6 +309,18 @@ fn write_operator(
                 angle,
             }
         }
+        Operator::AffineTransport(transport) => {
+            for (name, values) in [
+                ("scale", transport.scale()),
+                ("shift", transport.shift()),
+                ("low", transport.low()),
+                ("high", transport.high()),
+            ] {
+                let tensor = TensorData::vector(values.to_vec());
+                tensors.insert(format!("{prefix}.{name}"), tensor);
+            }
+            KindHeader::AffineTransport
+        }
     }
 }
 
@@ -269,6 +357,13 @@ fn read_operator(
             };
             Householder::new(normal, edge, rule, kappa, max_angle)
                 .map(Operator::Householder)
+                .map_err(|error| invalid(path, format!("{prefix}: {error}")))
+        }
+        KindHeader::AffineTransport => {
+            let vector = |name| read_vector(file, path, &format!("{prefix}.{name}"));
+            let (scale, shift) = (vector("scale")?, vector("shift")?);
+            AffineTransport::new(scale, shift, vector("low")?, vector("high")?)
+                .map(Operator::AffineTransport)
                 .map_err(|error| invalid(path, format!("{prefix}: {error}")))
         }
     }
@@ -341,153 +436,5 @@ fn invalid(path: &Path, message: impl Into<String>) -> SteeringError {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::fit_summary::{LayerFit, Signal};
-    use crate::random::{NormalDraw, stream};
-
-    fn sample() -> Steering {
-        let mut file = stream(21, "file");
-        let mut draw =
-            |count: usize| -> Vec<f32> { (0..count).map(|_| file.normal() as f32).collect() };
-        let (vector, normals) = (draw(8), [draw(8), draw(8), draw(8)]);
-        let net = AngleNet::random(8, 3, &mut stream(21, "net"));
-        let [first, second, third] = normals;
-        let faithful = Householder::faithful(first, net, 0.3).unwrap();
-        let fixed = AngleRule::Fixed { angle: 0.1 };
-        let fixed = Householder::new(second, -0.25, fixed, None, Some(0.35)).unwrap();
-        let remaining = AngleRule::Remaining {
-            target: 0.7,
-            scale: 0.3,
-        };
-        let remaining = Householder::new(third, 0.7, remaining, Some(2.0), None).unwrap();
-        let mut steering = Steering::identity(Digest::of_bytes(b"model"), 8, 6);
-        steering
-            .push(
-                2,
-                Edit::new(Operator::Additive(Additive::new(vector).unwrap())),
-            )
-            .unwrap();
-        for (layer, operator) in [(2, faithful), (4, fixed), (4, remaining)] {
-            let mut edit = Edit::new(Operator::Householder(operator));
-            edit.strength = 1.0 / 3.0;
-            edit.preserve_norm = layer == 4;
-            steering.push(layer, edit).unwrap();
-        }
-        let fit = FitSummary {
-            round: 2,
-            seed: 17,
-            positions: "reask".into(),
-            labels: "ranked".into(),
-            step: 0.1,
-            pairs: 500,
-            fit_prompts: 400,
-            held_out_prompts: 100,
-            signal: Signal {
-                auroc: 0.9,
-                ci_low: 0.85,
-                ci_high: 0.94,
-                shuffled: 0.5,
-                beats_shuffled: true,
-            },
-            layers: vec![LayerFit {
-                layer: 4,
-                state_norm: 11.1,
-                difference_norm: 4.4,
-                shift: None,
-                class_gap: Some(0.43),
-                cap_factor: 1.0,
-            }],
-        };
-        steering
-            .scaled(0.7)
-            .unwrap()
-            .described("hpr-target", Compose::Stack, fit)
-    }
-
-    /// T21: a steering comes back bit for bit, and is written to the same bytes again.
-    #[test]
-    fn round_trip_is_exact() {
-        let folder = tempfile::tempdir().unwrap();
-        let (first, second) = (
-            folder.path().join("a.safetensors"),
-            folder.path().join("b.safetensors"),
-        );
-        let steering = sample();
-        steering.save(&first).unwrap();
-        let loaded = Steering::load(&first).unwrap();
-        assert_eq!(loaded, steering);
-        loaded.save(&second).unwrap();
-        assert_eq!(
-            std::fs::read(first).unwrap(),
-            std::fs::read(second).unwrap()
-        );
-    }
-
-    /// T21: the file of another model is refused, and both digests are named.
-    #[test]
-    fn another_model_is_refused() {
-        let steering = sample();
-        let other = Digest::of_bytes(b"another model");
-        assert!(steering.check_model(steering.model()).is_ok());
-        let text = steering.check_model(&other).unwrap_err().to_string();
-        assert!(text.contains(&other.to_string()) && text.contains(&steering.model().to_string()));
-    }
-
-    #[test]
-    fn identity_round_trips() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("identity.safetensors");
-        let identity = Steering::identity(Digest::of_bytes(b"model"), 128, 6);
-        identity.save(&path).unwrap();
-        let loaded = Steering::load(&path).unwrap();
-        assert_eq!(loaded, identity);
-        assert!(loaded.is_identity());
-    }
-
-    fn refused(
-        change: impl FnOnce(&mut serde_json::Value, &mut BTreeMap<String, TensorData>),
-    ) -> String {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("bad.safetensors");
-        sample().save(&path).unwrap();
-        let file = TensorFile::open(&path).unwrap();
-        let mut metadata = file.metadata().clone();
-        let mut tensors: BTreeMap<String, TensorData> = file
-            .names()
-            .into_iter()
-            .map(|name| (name.clone(), file.read(&name).unwrap()))
-            .collect();
-        change(&mut metadata, &mut tensors);
-        write_tensors(&path, &tensors, &metadata).unwrap();
-        Steering::load(&path).unwrap_err().to_string()
-    }
-
-    #[test]
-    fn bad_files_are_refused_with_the_reason() {
-        let text = refused(|metadata, _| metadata["format"] = 9.into());
-        assert!(
-            text.contains("format 9") && text.contains("format 1"),
-            "{text}"
-        );
-        let text = refused(|_, tensors| {
-            tensors.get_mut("layer.2.0.vector").unwrap().values[3] = f32::NAN;
-        });
-        assert!(text.contains("layer.2.0.vector has a NaN"), "{text}");
-        let text = refused(|_, tensors| {
-            tensors.remove("layer.2.1.angle.1.weight");
-        });
-        assert!(
-            text.contains("layer.2.1.angle.1.weight is missing"),
-            "{text}"
-        );
-        let text = refused(|_, tensors| {
-            tensors.insert("layer.4.0.normal".into(), TensorData::vector(vec![1.0; 7]));
-        });
-        assert!(text.contains("hidden size 8, but 7"), "{text}");
-        let text = refused(|metadata, _| metadata["num_hidden_layers"] = 3.into());
-        assert!(text.contains("layer 4 is out of range"), "{text}");
-        let text = refused(|metadata, _| metadata["edits"][0]["kind"] = "pca".into());
-        assert!(text.contains("pca"), "{text}");
-    }
-}
+#[path = "steering_file_tests.rs"]
+mod tests;

@@ -2,6 +2,7 @@
 
 mod broken;
 mod centred;
+mod conditional;
 
 use sims_artifact::tables::{Message, PairRow, PromptRow, ResponseRow, StateIndexRow, pair_id};
 use sims_artifact::{Digest, ModelManifest, TensorFile, read_table, write_table};
@@ -276,6 +277,57 @@ fn response_rows_share_their_index_and_skip_the_common_prefix() {
         ));
         assert_eq!(bench.extracted("few").index.len(), pairs.len());
     }
+}
+
+/// One row a prompt: the mean of its states but the last, which a condition of a steering reads too.
+#[test]
+fn prompt_states_are_means_of_what_no_steering_edits() {
+    let bench = Bench::new();
+    let model = bench.open_model();
+    let prompts_path = bench.out("prompts.parquet");
+    let arguments = [
+        "--prompts",
+        prompts_path.to_str().unwrap(),
+        "--positions",
+        "prompt",
+    ];
+    let program = env!("CARGO_BIN_EXE_sims-extract");
+    let run = random_model::run(program, &bench.model, &bench.out("all"), &arguments);
+    succeeded(&run);
+    let all = bench.extracted("all");
+    assert_eq!(all.index.len(), bench.prompts.len());
+    for (row, prompt) in bench.prompts.iter().enumerate() {
+        assert_eq!(all.index[row].prompt_id, prompt.prompt_id);
+        let tokens = prompt_tokens(&model, prompt);
+        let last = tokens.len() - 1;
+        assert_eq!(all.index[row].position as usize, last - 1);
+        let mut mean = vec![0.0f64; HIDDEN];
+        for position in 0..last {
+            let state = state(&model, &tokens, position, 1);
+            mean.iter_mut()
+                .zip(&state)
+                .for_each(|(m, &x)| *m += f64::from(x) / last as f64);
+        }
+        for class in ["positive", "negative"] {
+            for (x, m) in all.row(1, class, row).iter().zip(&mean) {
+                assert!((f64::from(*x) - m).abs() < 1e-5);
+            }
+        }
+    }
+    // With pairs, the prompts that they answer, each once; and the other positions do not go without.
+    let pairs = &bench.pairs()[2..4];
+    let pairs = [pairs, pairs].concat();
+    succeeded(&bench.run("some", &pairs, &["--positions", "prompt"]));
+    let some = bench.extracted("some");
+    assert_eq!(some.index.len(), 2);
+    assert_eq!(some.row(1, "positive", 0), all.row(1, "positive", 2));
+    let arguments = ["--prompts", prompts_path.to_str().unwrap()];
+    let run = random_model::run(program, &bench.model, &bench.out("none"), &arguments);
+    let message = refused(&run, &bench.out("none"));
+    assert!(
+        message.contains("no pairs are given; only prompt can do without"),
+        "{message}"
+    );
 }
 
 #[test]

@@ -95,19 +95,29 @@ fn classes_that_are_one_state_each_are_told_apart_by_every_operator() {
             .map(|row| row.value)
     };
     assert_eq!(auroc("difference"), Some(1.0));
-    for operator in ["hpr-target", "hpr", "hpr-capped"] {
+    for operator in ["hpr-target", "hpr", "hpr-capped", "pca", "probe", "act"] {
         bench.succeeds(operator, &["--layers", "2", "--operator", operator]);
         assert_eq!(bench.steering(operator).edits(2).len(), 1);
         assert_eq!(auroc(operator), Some(1.0));
     }
 }
 
+const OPERATORS: [&str; 7] = [
+    "mean-difference",
+    "hpr-target",
+    "hpr",
+    "hpr-capped",
+    "pca",
+    "probe",
+    "act",
+];
+
 #[test]
 fn a_layer_without_contrast_is_named_with_a_way_out() {
     let mut bench = Bench::new(&Planted::default());
     // One constant layer among good ones, then nothing but zeros.
     bench.level(1, 3.0);
-    for operator in ["mean-difference", "hpr-target", "hpr", "hpr-capped"] {
+    for operator in OPERATORS {
         let expected = [
             "layer 1: chosen and rejected states are identical",
             "fit other layers by naming them in `layers`",
@@ -119,7 +129,7 @@ fn a_layer_without_contrast_is_named_with_a_way_out() {
 
     bench.level(1, 0.0);
     bench.level(2, 0.0);
-    for operator in ["mean-difference", "hpr-target", "hpr", "hpr-capped"] {
+    for operator in OPERATORS {
         let expected = ["layer 1: chosen and rejected states are identical"];
         refuses(&bench, &["--operator", operator], &expected);
     }

@@ -1,6 +1,8 @@
 //! The fit stage as a program, on planted states.
 
 mod broken;
+mod closed_form;
+mod condition;
 mod planted;
 mod weights;
 
@@ -102,6 +104,20 @@ fn every_operator_gives_a_steering_and_repeats_its_bytes() {
         ("hpr-capped", &["--normal", "probe", "--epochs", "20"]),
         ("hpr-target", &[]),
         ("hpr-target", &["--normal", "probe", "--angle", "remaining"]),
+        ("pca", &["--preserve-norm", "true"]),
+        ("probe", &[]),
+        ("act", &[]),
+        (
+            "act",
+            &[
+                "--line",
+                "gaussian",
+                "--pool",
+                "mean",
+                "--preserve-norm",
+                "true",
+            ],
+        ),
     ] {
         let arguments = [&["--operator", operator, "--top-k", "2"][..], extra].concat();
         bench.succeeds("a", &arguments);
@@ -251,7 +267,7 @@ fn rotations_stack_up_to_the_largest_depth() {
     }
     let (warnings, steering) = second("full", "1");
     assert!(
-        warnings[0].contains("this round's rotation was left out"),
+        warnings[0].contains("this round's edit was left out"),
         "{warnings:?}"
     );
     assert_eq!(steering.edits(2), bench.steering("first").edits(2));
@@ -263,6 +279,35 @@ fn rotations_stack_up_to_the_largest_depth() {
     let warnings = bench.succeeds("vector", &[&vectors[..], &incumbent].concat());
     assert!(warnings.is_empty(), "{warnings:?}");
     assert_eq!(bench.steering("vector").edits(2).len(), 2);
+}
+
+/// What is read is bounded, the same at every layer, and enough; a bound that all rows meet changes no byte.
+#[test]
+fn rows_are_drawn_when_there_are_too_many() {
+    let bench = Bench::new(&Planted {
+        prompts: 1500,
+        ..Planted::default()
+    });
+    let bytes = |out: &str| std::fs::read(bench.out(out).join("steering.safetensors")).unwrap();
+    let rows = |out: &str| {
+        let summary = std::fs::read_to_string(bench.out(out).join("summary.json")).unwrap();
+        let summary: serde_json::Value = serde_json::from_str(&summary).unwrap();
+        let count = |name: &str| summary["counts"][name].as_f64().unwrap();
+        (count("rows"), count("rows_read"))
+    };
+    bench.succeeds("all", &[]);
+    bench.succeeds("loose", &["--max-rows", "3000"]);
+    assert!(bytes("all") == bytes("loose"));
+    assert_eq!(rows("all"), (3000.0, 3000.0));
+    let few = ["--max-rows", "400"];
+    bench.succeeds("few", &few);
+    bench.succeeds("again", &few);
+    bench.succeeds("seed", &[&few[..], &["--seed", "5"]].concat());
+    assert_eq!(rows("few"), (3000.0, 400.0));
+    assert!(bytes("few") == bytes("again") && bytes("few") != bytes("seed"));
+    let direction = bench.direction();
+    assert!(cosine(&vector(&bench.steering("few"), 2), &direction) > 0.99);
+    assert_ne!(bytes("few"), bytes("all"));
 }
 
 #[test]

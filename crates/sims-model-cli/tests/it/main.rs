@@ -532,6 +532,55 @@ fn bench_counts_the_tokens_it_makes() {
     );
 }
 
+/// Several steerings are added up, each at its strength.
+#[test]
+fn several_steerings_act_together() {
+    let model = fixture("llama-mha-tied");
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let steering = file("steering.safetensors");
+    additive_steering(&model, Path::new(&steering));
+    let model = model.to_str().unwrap();
+    let start = ["forward", "--model", model, "--tokens", "5,6,7", "--json"];
+    let states = |name: &str, more: &[&str]| {
+        let out = file(name);
+        json_of(&[&start[..], more, &["--out", &out]].concat());
+        std::fs::read(out).unwrap()
+    };
+    let (one, two) = (
+        ["--steering", &steering],
+        ["--steering", &steering, "--strength"],
+    );
+    let both = [&one[..], &one].concat();
+    assert_eq!(
+        states("both", &both),
+        states("double", &[&two[..], &["2"]].concat())
+    );
+    assert_eq!(
+        states(
+            "apart",
+            &[&both[..], &["--strength", "3", "--strength", "-2"]].concat()
+        ),
+        states("one", &one)
+    );
+    assert_ne!(
+        states("one", &one),
+        states("double", &[&two[..], &["2"]].concat())
+    );
+    let message = refused(
+        &[
+            &start[..],
+            &both,
+            &["--strength", "1", "--out", &file("none")],
+        ]
+        .concat(),
+    );
+    assert!(
+        message.contains("2 --steering have 1 --strength"),
+        "{message}"
+    );
+}
+
 /// Writes a steering of a fixture of hidden size 48 and 3 layers: a vector added after layer 1.
 fn additive_steering(model: &Path, file: &Path) {
     let digest = ModelManifest::of_dir(model).unwrap().digest;

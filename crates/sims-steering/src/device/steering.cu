@@ -139,3 +139,26 @@ extern "C" __global__ void __launch_bounds__(THREADS) turn_rows(
         if (fabs(wanted) > cap) atomicAdd(&counts[1], (u64)1);
     }
 }
+
+// Moves coordinates inside their support: x' = (1 - share) x + share (scale x + shift). grid: (rows). rows: [rows, width];
+// scale, shift, low, high: [width]. counted, counts: as above; a row counts as edited if a coordinate was inside.
+extern "C" __global__ void __launch_bounds__(THREADS) transport_rows(
+    float* __restrict__ rows, const float* __restrict__ scale, const float* __restrict__ shift,
+    const float* __restrict__ low, const float* __restrict__ high, const int* __restrict__ counted,
+    u64* __restrict__ counts, int width, int preserve_norm, double share) {
+    if (share == 0.0) return;
+    float* row = rows + (long long)blockIdx.x * width;
+    double before = preserve_norm ? row_norm(row, width) : 0.0;
+    double inside = 0.0;
+    for (int i = threadIdx.x; i < width; i += THREADS) {
+        float value = row[i];
+        if (low[i] <= value && value <= high[i]) {
+            double x = (double)value;
+            row[i] = (float)((1.0 - share) * x + share * ((double)scale[i] * x + (double)shift[i]));
+            inside = 1.0;
+        }
+    }
+    inside = block_sum<double, THREADS>(inside);
+    if (preserve_norm) restore_norm(row, width, before);
+    if (threadIdx.x == 0 && inside > 0.0 && counted[blockIdx.x]) atomicAdd(&counts[0], (u64)1);
+}

@@ -5,7 +5,8 @@
 
 Needs numpy and scikit-learn (made with numpy 2.4.6, scikit-learn 1.9.1). Written from the formulas alone:
 Householder pseudo-rotation by its mirror image as the paper has it, the mean difference by loops over
-responses, the probe and the area under the curve by scikit-learn.
+responses, the probe and the area under the curve by scikit-learn, the principal direction by NumPy's SVD, the
+transport by sorting and NumPy's polyfit, a condition's F1 by scikit-learn.
 """
 
 import json
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import f1_score, roc_auc_score
 
 rng = np.random.default_rng(20241109)
 
@@ -73,6 +74,39 @@ def householder_cases(hidden=12, rows=40):
     }
 
 
+def few_principal_direction(differences):
+    """Fewer pairs than dimensions: by the pairs' Gram matrix."""
+    _, vectors = np.linalg.eigh(differences @ differences.T)
+    axis = vectors[:, -1] @ differences
+    axis /= np.linalg.norm(axis)
+    agree = np.sign(differences @ axis).sum() or differences.mean(axis=0) @ axis
+    return (axis * np.sign(agree)).tolist()
+
+
+def quantile_transport(source, target):
+    lines = [np.polyfit(np.sort(x), np.sort(y), 1) for x, y in zip(source.T, target.T)]
+    return {
+        "scale": [line[0] for line in lines],
+        "shift": [line[1] for line in lines],
+        "low": source.min(axis=0).tolist(),
+        "high": source.max(axis=0).tolist(),
+    }
+
+
+def gaussian_transport(source, target):
+    scale = target.std(axis=0) / source.std(axis=0)
+    shift = target.mean(axis=0) - scale * source.mean(axis=0)
+    return {"scale": scale.tolist(), "shift": shift.tolist(), "low": [], "high": []}
+
+
+def transported(source, target, share):
+    """Target states moved by the map of source to target: some coordinates lie outside its support."""
+    line = quantile_transport(source, target)
+    scale, shift, low, high = (np.array(line[name]) for name in ("scale", "shift", "low", "high"))
+    moved = (1 - share) * target + share * (scale * target + shift)
+    return np.where((low <= target) & (target <= high), moved, target)
+
+
 def fit_cases(hidden=10, pairs=60):
     direction = rng.normal(size=hidden)
     offset = 2.0 * rng.normal(size=hidden)
@@ -99,7 +133,22 @@ def fit_cases(hidden=10, pairs=60):
     scale = math.sqrt(hidden) / state_norm
     probe = LogisticRegression(fit_intercept=False, C=0.5, tol=1e-12, max_iter=100_000, solver="newton-cg")
     probe.fit(scale * rows, labels)
+    differences = np.array(
+        [(positive[numbers == pair].mean(axis=0) - negative[numbers == pair].mean(axis=0)) for pair in range(pairs)]
+    )
+    _, lengths, axes = np.linalg.svd(differences, full_matrices=False)
+    axis = axes[0] * np.sign(np.sign(differences @ axes[0]).sum())
     return {
+        "principal_direction": axis.tolist(),
+        "explained": float(lengths[0] ** 2 / (lengths**2).sum()),
+        "agreeing": float((differences @ axis > 0).mean()),
+        "few_principal_direction": few_principal_direction(differences[:6]),
+        "transport_quantiles": quantile_transport(negative, positive),
+        "transport_pooled": quantile_transport(
+            *(f32([states[numbers == pair].mean(axis=0) for pair in range(pairs)]) for states in (negative, positive))
+        ),
+        "transport_gaussian": gaussian_transport(negative, positive),
+        "transported": transported(negative, positive, 0.3).ravel().tolist(),
         "hidden": hidden,
         "pairs": numbers.tolist(),
         "positive": positive.ravel().tolist(),
@@ -114,6 +163,32 @@ def fit_cases(hidden=10, pairs=60):
     }
 
 
-reference = {"householder": householder_cases(), "fits": fit_cases()}
+def condition_cases(hidden=9, prompts=60):
+    """Fit half to the class means, held-out half to a grid of thresholds, in f32 where the steering stores f32."""
+    offset = 3.0 * rng.normal(size=hidden)
+    apart = 0.5 * rng.normal(size=hidden)
+    draw = lambda sign: f32(offset + sign * apart + rng.normal(size=(prompts, hidden)))
+    halves = [(draw(1.0), draw(-1.0)) for _ in range(2)]
+    (inside, outside), held_out = halves
+    center = f32((inside.mean(axis=0) + outside.mean(axis=0)) / 2)
+    direction = f32(inside.mean(axis=0) - outside.mean(axis=0))
+    cosine = lambda states: (states - center) @ direction / np.linalg.norm(states - center, axis=1) / np.linalg.norm(direction)
+    labels = np.repeat([1, 0], prompts)
+    grid = np.arange(-100, 100) / 100
+    cosines = np.concatenate([cosine(states) for states in held_out])
+    scores = [f1_score(labels, cosines > threshold) for threshold in grid]
+    return {
+        "hidden": hidden,
+        "inside": [half[0].ravel().tolist() for half in halves],
+        "outside": [half[1].ravel().tolist() for half in halves],
+        "center": center.tolist(),
+        "direction": direction.tolist(),
+        "held_out_cosines": cosines.tolist(),
+        "best_f1": max(scores),
+        "best_thresholds": [t for t, score in zip(grid.tolist(), scores) if score == max(scores)],
+    }
+
+
+reference = {"householder": householder_cases(), "fits": fit_cases(), "condition": condition_cases()}
 path = Path(__file__).with_name("reference.json")
 path.write_text(json.dumps(reference) + "\n")
