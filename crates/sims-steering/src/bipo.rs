@@ -182,11 +182,9 @@ fn both_ways(
 ) -> Result<f64, FitError> {
     let mut sum = 0.0;
     for sign in [1.0, -1.0] {
-        let found = odds.odds(pairs, &times(vectors, sign))?;
-        sum += found
-            .iter()
-            .map(|odds| loss_of(sign * beta * odds))
-            .sum::<f64>();
+        let found = odds.log_ratios(pairs, &times(vectors, sign))?;
+        let loss = |[chosen, rejected]: &[f64; 2]| loss_of(sign * beta * (chosen - rejected));
+        sum += found.iter().map(loss).sum::<f64>();
     }
     Ok(sum / (2 * pairs.len()) as f64)
 }

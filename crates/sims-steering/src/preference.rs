@@ -165,24 +165,25 @@ impl<'a> PreferenceOdds<'a> {
         }
     }
 
-    /// Returns the log-odds of the pairs under `vectors`, one a layer, each `[hidden]`.
+    /// Returns, for each pair, `log π_e(y|x) − log π_0(y|x)` of the chosen and the rejected response under
+    /// `vectors`, one a layer, each `[hidden]`; their difference is the log-odds.
     ///
     /// # Errors
     /// [`FitError::Model`].
-    pub fn odds(
+    pub fn log_ratios(
         &self,
         pairs: &[&PreparedPair],
         vectors: &[Vec<f32>],
-    ) -> Result<Vec<f64>, FitError> {
-        let odds = |pair: &&PreparedPair| -> Result<f64, ModelError> {
+    ) -> Result<Vec<[f64; 2]>, FitError> {
+        let ratios = |pair: &&PreparedPair| -> Result<[f64; 2], ModelError> {
             let vectors: Vec<Tensor> = vectors.iter().map(row).collect::<Result<_, _>>()?;
             let [chosen, rejected] = self.log_probabilities(pair, &vectors)?;
-            let values = [chosen.to_scalar::<f64>()?, rejected.to_scalar()?];
-            Ok((values[0] - pair.reference[0]) - (values[1] - pair.reference[1]))
+            let found = [chosen.to_scalar::<f64>()?, rejected.to_scalar()?];
+            Ok([0, 1].map(|class| found[class] - pair.reference[class]))
         };
         Ok(pairs
             .par_iter()
-            .map(odds)
+            .map(ratios)
             .collect::<Result<_, ModelError>>()?)
     }
 

@@ -170,7 +170,8 @@ fn log_probabilities_are_those_of_the_fast_path() {
         }
         let expected =
             (sum(&steered.0[0]) - sum(&plain.0[0])) - (sum(&steered.0[1]) - sum(&plain.0[1]));
-        let found = odds.odds(&[&prepared], &[vector(width)]).unwrap()[0];
+        let [chosen, rejected] = odds.log_ratios(&[&prepared], &[vector(width)]).unwrap()[0];
+        let found = chosen - rejected;
         assert!(
             (found - expected).abs() < 2e-4,
             "{name}: {found}, not {expected}"
@@ -248,13 +249,16 @@ fn a_planted_preference_is_learnt() {
     let trained = train(&odds, &pairs, &pairs, &quick(3), &mut go_on).unwrap();
     let least = trained.losses[trained.best_epoch];
     assert!(least.held_out < 0.5 * LN_2, "{least:?}");
-    for (plus, minus) in odds
-        .odds(&pairs, &trained.vectors)
-        .unwrap()
-        .into_iter()
-        .zip(odds.odds(&pairs, &times(&trained.vectors, -1.0)).unwrap())
-    {
-        assert!(plus > 1.0 && minus < -1.0, "{plus}, {minus}");
+    for (sign, learnt) in [
+        (1.0, &trained.vectors),
+        (-1.0, &times(&trained.vectors, -1.0)),
+    ] {
+        for [chosen, rejected] in odds.log_ratios(&pairs, learnt).unwrap() {
+            assert!(
+                sign * (chosen - rejected) > 1.0,
+                "{sign}: {chosen}, {rejected}"
+            );
+        }
     }
     assert_eq!(logits(), before);
 }
