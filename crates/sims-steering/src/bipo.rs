@@ -8,7 +8,7 @@
 //! layers may have a vector, trained together.
 
 use crate::FitError;
-use crate::preference::{PreferenceOdds, PreparedPair};
+use crate::preference::{OddsGradient, PreferenceOdds, PreparedPair};
 use crate::random::stream;
 use std::f64::consts::{LN_2, PI};
 use std::ops::ControlFlow;
@@ -161,8 +161,8 @@ pub fn batch_gradient(
     let signed = times(vectors, sign);
     let mut loss = 0.0;
     let mut gradient = vec![0.0; vectors.iter().map(Vec::len).sum()];
-    for (found, slopes) in odds.gradients(batch, &signed)? {
-        let x = sign * beta * found;
+    for OddsGradient { odds, slopes } in odds.gradients(batch, &signed)? {
+        let x = sign * beta * odds;
         loss += loss_of(x) / batch.len() as f64;
         // d/dv −log σ(μβΔ(μv)) = −σ(−μβΔ)·μβ·μ·Δ′ and μ² = 1.
         let factor = -beta / (1.0 + x.exp()) / batch.len() as f64;

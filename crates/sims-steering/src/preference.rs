@@ -76,6 +76,15 @@ pub struct StateFigures {
     pub difference: Vec<f64>,
 }
 
+/// The log-odds of one pair and how they change.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OddsGradient {
+    /// The log-odds.
+    pub odds: f64,
+    /// Their derivatives by each vector, `[hidden]`.
+    pub slopes: Vec<Vec<f32>>,
+}
+
 impl PreparedPair {
     /// Returns the responses' log-probabilities without the vectors: chosen, rejected.
     pub fn reference(&self) -> [f64; 2] {
@@ -176,7 +185,10 @@ impl<'a> PreferenceOdds<'a> {
         vectors: &[Vec<f32>],
     ) -> Result<Vec<[f64; 2]>, FitError> {
         let ratios = |pair: &&PreparedPair| -> Result<[f64; 2], ModelError> {
-            let vectors: Vec<Tensor> = vectors.iter().map(row).collect::<Result<_, _>>()?;
+            let vectors: Vec<Tensor> = vectors
+                .iter()
+                .map(|vector| row(vector))
+                .collect::<Result<_, _>>()?;
             let [chosen, rejected] = self.log_probabilities(pair, &vectors)?;
             let found = [chosen.to_scalar::<f64>()?, rejected.to_scalar()?];
             Ok([0, 1].map(|class| found[class] - pair.reference[class]))
@@ -187,7 +199,7 @@ impl<'a> PreferenceOdds<'a> {
             .collect::<Result<_, ModelError>>()?)
     }
 
-    /// Returns, for each pair, the log-odds under `vectors` and their derivatives by each, `[hidden]`.
+    /// Returns, for each pair, the log-odds under `vectors` and their derivatives.
     ///
     /// # Errors
     /// [`FitError::Model`].
@@ -195,8 +207,8 @@ impl<'a> PreferenceOdds<'a> {
         &self,
         pairs: &[&PreparedPair],
         vectors: &[Vec<f32>],
-    ) -> Result<Vec<(f64, Vec<Vec<f32>>)>, FitError> {
-        let gradient = |pair: &&PreparedPair| -> Result<(f64, Vec<Vec<f32>>), ModelError> {
+    ) -> Result<Vec<OddsGradient>, FitError> {
+        let gradient = |pair: &&PreparedPair| -> Result<OddsGradient, ModelError> {
             let variables: Vec<Var> = vectors
                 .iter()
                 .map(|vector| Ok::<_, ModelError>(Var::from_tensor(&row(vector)?)?))
@@ -213,7 +225,10 @@ impl<'a> PreferenceOdds<'a> {
                     None => vec![0.0; self.hidden_size],
                 })
             });
-            Ok((odds, slopes.collect::<Result<_, ModelError>>()?))
+            Ok(OddsGradient {
+                odds,
+                slopes: slopes.collect::<Result<_, ModelError>>()?,
+            })
         };
         Ok(pairs
             .par_iter()
@@ -338,7 +353,7 @@ fn shift(steering: &Steering, layer: usize) -> Option<Vec<f32>> {
 }
 
 /// Returns a vector as `[1, hidden]`.
-fn row(vector: &Vec<f32>) -> Result<Tensor, ModelError> {
+fn row(vector: &[f32]) -> Result<Tensor, ModelError> {
     let shape = (1, vector.len());
     Ok(Tensor::from_slice(vector, shape, &Device::Cpu)?)
 }
