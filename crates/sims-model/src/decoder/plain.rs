@@ -705,7 +705,9 @@ impl Network {
         for (i, segment) in single.iter().enumerate() {
             order[segment.rows.start] = (group_start + i) as u32;
         }
-        let is_in_order = (0..).zip(&order).all(|(row, &index)| row == index);
+        // With padding, if only after the last row, there are more rows than the batch has.
+        let is_in_order = group_start + single.len() == rows
+            && (0..).zip(&order).all(|(row, &index)| row == index);
         let single_rows = if single.is_empty() {
             None
         } else {
