@@ -7,13 +7,14 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Crates whose code decides what the loop does.
-const LOOP: [&str; 9] = [
+const LOOP: [&str; 10] = [
     "sims-sample",
     "sims-judge",
     "sims-rank",
     "sims-contrast",
     "sims-extract",
     "sims-fit",
+    "sims-train",
     "sims-steer-eval",
     "sims-pipeline",
     "sims",

@@ -22,6 +22,8 @@ use crate::sampler::SamplingParams;
 use crate::weights::Checkpoint;
 use crate::{Batch, Config, Hook, KvCache, ModelError, Result, Segment};
 
+pub use plain::TracedDecoder;
+
 /// The type that weights are held in.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum Dtype {
@@ -259,6 +261,18 @@ impl Decoder {
         match &self.network {
             Network::Fast(network) => network.logits(hidden_rows),
             Network::Plain(network) => network.logits(hidden_rows),
+        }
+    }
+
+    /// Returns the forward pass that candle can differentiate; the decoder has to be read on the CPU with
+    /// [`Kernels::Candle`].
+    ///
+    /// # Errors
+    /// [`ModelError::Setting`] for other kernels or devices.
+    pub fn traced(&self) -> Result<TracedDecoder<'_>> {
+        match (&self.network, &self.devices[..]) {
+            (Network::Plain(network), [Device::Cpu]) => TracedDecoder::new(network),
+            _ => Err(plain::untraceable()),
         }
     }
 

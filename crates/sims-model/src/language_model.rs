@@ -192,12 +192,20 @@ impl LanguageModel {
     /// # Errors
     /// A [`ModelError`] with the file, and where it applies the key or tensor, at fault.
     pub fn load(directory: &Path, options: &LoadOptions) -> Result<Self> {
+        Self::load_with(directory, options, Kernels::Fastest)
+    }
+
+    /// As [`load`](Self::load), with a decoder that runs on the kernels given.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load), and [`ModelError::Setting`] for kernels that the device does not run.
+    pub fn load_with(directory: &Path, options: &LoadOptions, kernels: Kernels) -> Result<Self> {
         // The small files come first, so that what is wrong with them shows before the weights are read.
         let tokenizer = Tokenizer::open(directory)?;
         let chat_template = ChatTemplate::open(directory)?;
         let judge_template = JudgeTemplate::open(directory)?;
         let generation_config = GenerationConfig::read(directory)?;
-        let decoder = Decoder::load(directory, &options.devices, options.dtype, Kernels::Fastest)?;
+        let decoder = Decoder::load(directory, &options.devices, options.dtype, kernels)?;
         tokenizer.check_vocabulary(decoder.config().vocab_size)?;
         let generation_config =
             generation_config.unwrap_or_else(|| GenerationConfig::from(decoder.config()));

@@ -38,7 +38,7 @@ pub use batch::{Batch, Segment};
 pub use candle_core::{Device, Tensor};
 pub use chat_template::{ChatMessage, ChatTemplate};
 pub use config::Config;
-pub use decoder::{Decoder, Dtype, Kernels};
+pub use decoder::{Decoder, Dtype, Kernels, TracedDecoder};
 pub use error::{ModelError, Result};
 pub use hook::Hook;
 pub use judge_template::JudgeTemplate;

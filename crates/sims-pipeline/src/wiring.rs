@@ -51,6 +51,7 @@ const TABLE: &[(&str, &str, Fill)] = &[
         },
     ),
     ("fit", "incumbent", Fill::Previous(LEFT)),
+    ("train", "incumbent", Fill::Previous(LEFT)),
     ("steer-eval", "incumbent", Fill::Previous(LEFT)),
     ("guard", "responses", Fill::From("sample")),
     ("guard", "incumbent", Fill::Previous(LEFT)),

@@ -1,6 +1,7 @@
 //! What can go wrong when a steering is fitted, composed, read or applied.
 
 use sims_artifact::{ArtifactError, Digest};
+use sims_model::ModelError;
 use std::path::PathBuf;
 
 /// A steering that cannot be built, read or used.
@@ -164,6 +165,43 @@ pub enum FitError {
         /// The epoch, from 1.
         epoch: usize,
     },
+    /// A response's log-probabilities are not numbers to learn from.
+    #[error(
+        "pair {pair_id}: the model gives its responses log-probabilities that are NaN or infinite; \
+         drop the pair, or hold the weights in f32"
+    )]
+    LogProbability {
+        /// The pair.
+        pair_id: String,
+    },
+    /// Training did not lower the held-out loss.
+    #[error(
+        "{epochs} epochs bring the held-out loss to {loss:.4}, not below the {without:.4} without a vector: the \
+         pairs do not teach a preference at these layers; try another learning-rate, or others in `layers`"
+    )]
+    NoGain {
+        /// Lowest held-out loss.
+        loss: f64,
+        /// Loss without a vector.
+        without: f64,
+        /// Epochs run.
+        epochs: usize,
+    },
+    /// The incumbent does something that no derivative is known of.
+    #[error(
+        "at layer {layer} the incumbent does more than add a vector, which training cannot look through; \
+         train with compose replace, or from an incumbent of vectors"
+    )]
+    Underivable {
+        /// The layer.
+        layer: usize,
+    },
+    /// The fit was stopped from outside.
+    #[error("the fit was interrupted")]
+    Interrupted,
+    /// The model refused a sequence.
+    #[error(transparent)]
+    Model(#[from] ModelError),
     /// A held-out figure cannot be computed.
     #[error(transparent)]
     Statistics(#[from] sims_stats::StatsError),

@@ -3,13 +3,14 @@
 //! A [`Steering`] is data: for each layer a list of [`Edit`]s, one strength, the digest of the model they
 //! belong to. [`Steering::hook`] applies it through the engine's hook trait, which is all that this crate
 //! knows of the engine. The operators are in [`operator`] and [`householder`]; what they are fitted with is
-//! in [`mean_difference`], [`probe`] and [`hpr`], their control in [`random_direction`], and [`layer_selection`] says which layers to steer.
+//! in [`mean_difference`], [`probe`], [`hpr`] and, through the model, [`bipo`], their control in [`random_direction`], and [`layer_selection`] says which layers to steer.
 //!
 //! Everything is computed row by row in a fixed order, so results depend neither on batches nor on threads.
 
 mod adamw;
 pub mod affine_transport;
 pub mod angle_net;
+pub mod bipo;
 mod composition;
 pub mod condition;
 pub mod condition_fit;
@@ -27,6 +28,7 @@ pub mod mean_difference;
 pub mod moments;
 pub mod operator;
 pub mod paired_states;
+pub mod preference;
 pub mod principal_direction;
 pub mod probe;
 mod random;

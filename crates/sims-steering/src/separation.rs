@@ -19,6 +19,15 @@ pub struct Scores {
 }
 
 impl Scores {
+    /// Takes scores of both classes, and the number of each row's prompt; all of one length.
+    pub fn new(chosen: Vec<f64>, rejected: Vec<f64>, prompts: Vec<u32>) -> Self {
+        Self {
+            chosen,
+            rejected,
+            prompts,
+        }
+    }
+
     /// Projects the given rows of both classes onto a direction, `[hidden]`.
     pub fn along<T: Real>(direction: &[T], states: &PairedStates<'_>, rows: &[usize]) -> Self {
         let project = |state: &[f32]| -> f64 {

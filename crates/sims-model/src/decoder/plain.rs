@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::{D, DType, Device, Tensor};
-use candle_nn::ops::{silu, softmax_last_dim};
+use candle_nn::ops::{silu, softmax, softmax_last_dim};
 
 use super::routing::choose;
 use super::{call_hook, foreign_cache};
@@ -19,6 +19,10 @@ use crate::{Batch, Config, Dtype, Hook, KvCache, Result, Segment};
 use blocks::Blocks;
 
 mod blocks;
+mod traced;
+
+pub use traced::TracedDecoder;
+pub(super) use traced::untraceable;
 
 /// The weights as tensors, each block's on one of the devices.
 pub(super) struct Network {
@@ -58,6 +62,8 @@ type Block = BlockWeights<Place>;
 /// What a forward pass computes once for all blocks of a device.
 struct Plan<'a> {
     kernels: Option<&'a DeviceKernels>,
+    /// Whether candle is to differentiate the pass: keys and values are then the batch's own rows, not a cache's.
+    is_traced: bool,
     /// One entry a rotary embedding: cosines and sines, `[rows, 2, rotary_dim / 2]`.
     ropes: Vec<Tensor>,
     /// `[rows]`, the slot that each row's keys and values go to; for candle's operations `[rows, kv_size]`.
@@ -229,7 +235,7 @@ impl Block {
         network: &Network,
         layer: &LayerConfig,
         plan: &Plan,
-        cache: &(Tensor, Tensor),
+        cache: Option<&(Tensor, Tensor)>,
         hidden: &Tensor,
     ) -> Result<Tensor> {
         let Config {
@@ -257,7 +263,7 @@ impl Block {
         let mixed = match &self.mlp {
             MlpWeights::Dense(weights) => gated(plan.kernels, weights, hidden_act, &x)?,
             MlpWeights::Experts { router, experts } => {
-                mixture(plan.kernels, &network.config, router, experts, &x)?
+                mixture(plan, &network.config, router, experts, &x)?
             }
         };
         add(&hidden, mixed, &self.mlp_post_norm)
@@ -268,7 +274,7 @@ impl Block {
         network: &Network,
         layer: &LayerConfig,
         plan: &Plan,
-        cache: &(Tensor, Tensor),
+        cache: Option<&(Tensor, Tensor)>,
         normed: &Tensor,
     ) -> Result<Tensor> {
         let config = &network.config;
@@ -298,7 +304,8 @@ impl Block {
             (q, k) = (each(&q, query_norm)?, each(&k, key_norm)?);
         }
         let rope = layer.rope.map(|rope| &plan.ropes[rope]);
-        let q = if let Some(kernels) = plan.kernels {
+        let mut own = None;
+        let q = if let (Some(kernels), Some(cache)) = (plan.kernels, cache) {
             let qkv = match self.qk_norm {
                 Some(_) => Tensor::cat(&[q, k, v], 1)?,
                 None => qkv,
@@ -314,10 +321,18 @@ impl Block {
             if let Some(turns) = rope {
                 (q, k) = (rotate(&q, turns)?, rotate(&k, turns)?);
             }
-            let k = k.reshape((rows, kv_size))?;
-            cache.0.scatter_set(&plan.slots, &k, 0)?;
-            cache.1.scatter_set(&plan.slots, &v.contiguous()?, 0)?;
+            let (k, v) = (k.reshape((rows, kv_size))?, v.contiguous()?);
+            match cache {
+                Some(cache) => {
+                    cache.0.scatter_set(&plan.slots, &k, 0)?;
+                    cache.1.scatter_set(&plan.slots, &v, 0)?;
+                }
+                None => own = Some((k, v)),
+            }
             q
+        };
+        let Some(cache) = cache.or(own.as_ref()) else {
+            return Err(foreign_cache());
         };
         let attended = plan.attend(network, layer, &q, cache)?;
         self.o_proj.forward(&attended)
@@ -346,7 +361,7 @@ fn gated(
 
 /// Returns the weighted sum of each row's experts, `[rows, hidden_size]`; the choice is made on the host.
 fn mixture(
-    kernels: Option<&DeviceKernels>,
+    plan: &Plan,
     config: &Config,
     router: &Linear,
     experts: &[GatedWeights<Linear>],
@@ -356,10 +371,15 @@ fn mixture(
     let Some(settings) = config.experts else {
         return Ok(out);
     };
-    let mut scores: Vec<Vec<f32>> = router.forward(x)?.to_dtype(DType::F32)?.to_vec2()?;
+    let logits = router.forward(x)?.to_dtype(DType::F32)?;
+    let mut scores: Vec<Vec<f32>> = logits.to_vec2()?;
     for scores in &mut scores {
         choose(scores, settings.per_token, settings.normalised);
     }
+    let traced = plan
+        .is_traced
+        .then(|| traced::expert_weights(&logits, &scores, settings.normalised))
+        .transpose()?;
     for (expert, weights) in experts.iter().enumerate() {
         let (rows, chosen): (Vec<u32>, Vec<f32>) = (0..)
             .zip(&scores)
@@ -371,9 +391,12 @@ fn mixture(
         }
         let count = rows.len();
         let rows = Tensor::from_vec(rows, count, x.device())?;
-        let chosen = Tensor::from_vec(chosen, (count, 1), x.device())?.to_dtype(x.dtype())?;
+        let chosen = match &traced {
+            Some(weights) => weights.index_select(&rows, 0)?.narrow(1, expert, 1)?,
+            None => Tensor::from_vec(chosen, (count, 1), x.device())?.to_dtype(x.dtype())?,
+        };
         let mixed = gated(
-            kernels,
+            plan.kernels,
             weights,
             config.hidden_act,
             &x.index_select(&rows, 0)?,
@@ -396,7 +419,7 @@ impl Plan<'_> {
     ) -> Result<Tensor> {
         let groups = self.groups.iter();
         let mut attended = groups
-            .map(|group| group.attend(self.kernels, network, layer, q, cache))
+            .map(|group| group.attend(self, network, layer, q, cache))
             .collect::<Result<Vec<_>>>()?;
         if let (Some(kernels), Some(rows)) = (self.kernels, &self.single_rows) {
             let cap = network.config.attn_logit_softcapping.map(f64::from);
@@ -421,7 +444,7 @@ impl Group {
     /// Returns attention's output for the group's rows, `[segments * r, heads * head_dim]`.
     fn attend(
         &self,
-        kernels: Option<&DeviceKernels>,
+        plan: &Plan,
         network: &Network,
         layer: &LayerConfig,
         q: &Tensor,
@@ -453,7 +476,7 @@ impl Group {
             Ok(rows.transpose(1, 2)?.contiguous()?)
         };
         let scores = q.matmul(&gather(keys)?.t()?)?.reshape((s, heads, r, t))?;
-        let weights = match (&self.mask, kernels) {
+        let weights = match (&self.mask, plan.kernels) {
             (Mask::Spans(segments), Some(kernels)) => {
                 let how = MaskedScores {
                     segments,
@@ -471,7 +494,12 @@ impl Group {
                 let windows = &mut network.windows.iter();
                 let window = windows.position(|window| *window == layer.window);
                 let scores = scores.broadcast_add(&masks[window.unwrap_or(0)])?;
-                softmax_last_dim(&scores)?.to_dtype(q.dtype())?
+                let weights = match plan.is_traced {
+                    // Candle knows no derivative of the other.
+                    true => softmax(&scores, D::Minus1)?,
+                    false => softmax_last_dim(&scores)?,
+                };
+                weights.to_dtype(q.dtype())?
             }
             (Mask::Spans(_), None) => unreachable!("spans are made for kernels"),
         };
@@ -581,7 +609,7 @@ impl Network {
                 plan = self.plan(batch, &self.places[at])?;
             }
             let settings = &self.config.layers[layer];
-            hidden = block.forward(self, settings, &plan, cache, &hidden)?;
+            hidden = block.forward(self, settings, &plan, Some(cache), &hidden)?;
             if let Some(hook) = hook.as_mut().filter(|hook| hook.wants(layer))
                 && let Some(replacement) = call_hook(&mut **hook, layer, &batch.segments, &hidden)?
             {
@@ -677,7 +705,9 @@ impl Network {
         for (i, segment) in single.iter().enumerate() {
             order[segment.rows.start] = (group_start + i) as u32;
         }
-        let is_in_order = (0..).zip(&order).all(|(row, &index)| row == index);
+        // With padding, if only after the last row, there are more rows than the batch has.
+        let is_in_order = group_start + single.len() == rows
+            && (0..).zip(&order).all(|(row, &index)| row == index);
         let single_rows = if single.is_empty() {
             None
         } else {
@@ -685,6 +715,7 @@ impl Network {
         };
         Ok(Plan {
             kernels: place.kernels.as_ref(),
+            is_traced: false,
             ropes,
             slots,
             single_rows,

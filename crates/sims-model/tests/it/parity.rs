@@ -65,6 +65,24 @@ fn a_ragged_batch_matches_transformers_with_padding() {
     }
 }
 
+/// Padding after a batch's last row is left out as any other.
+#[test]
+fn a_batch_whose_last_sequence_is_the_shorter_one_has_no_padding() {
+    for name in NAMES {
+        let fixture = Fixture::open(name);
+        let prompts = fixture.prompts();
+        let (long, short) = (prompts[2], &prompts[2][..15]);
+        for kernels in BOTH {
+            let decoder = fixture.decoder(Dtype::F32, kernels);
+            let expected = fixture.rows("logits.2").unwrap();
+            let expected = [&expected[..], &expected[..15]].concat();
+            let found = logits(&decoder, &[long, short], None);
+            let what = format!("{name}, {kernels:?}");
+            assert_close(&found, &expected, F32_TOLERANCE, &what);
+        }
+    }
+}
+
 #[test]
 fn steered_logits_match_transformers_with_a_forward_hook() {
     for name in NAMES {

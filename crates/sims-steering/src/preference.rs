@@ -1,0 +1,379 @@
+//! The log-odds of a preferred response under vectors added to the residual stream, and their derivative.
+//!
+//! `Δ(e) = [log π_e(y⁺|x) − log π_0(y⁺|x)] − [log π_e(y⁻|x) − log π_0(y⁻|x)]`, with log-probabilities summed over
+//! a response's tokens: what direct preference optimisation and [`bipo`](crate::bipo) learn from. Candle
+//! differentiates the blocks above the lowest vector; what lies below is computed once a pair and kept, in `f32`,
+//! `[tokens, hidden]`. Pairs are computed one by one, so that nothing depends on a batch or on threads.
+
+use crate::FitError;
+use crate::real::norm;
+use crate::steering::Steering;
+use crate::{Operator, SteeringError};
+use candle_core::{D, DType, Device, Tensor, Var};
+use candle_nn::ops::log_softmax;
+use rayon::prelude::*;
+use sims_model::{Batch, Decoder, ModelError, TracedDecoder};
+use std::collections::BTreeMap;
+
+/// A prompt with a response that is preferred to another one, in token ids as they were sampled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Preference {
+    /// The pair's id, for messages.
+    pub pair_id: String,
+    /// The prompt, up to the first token of the response.
+    pub prompt: Vec<u32>,
+    /// The preferred response; not empty.
+    pub chosen: Vec<u32>,
+    /// The other one; not empty.
+    pub rejected: Vec<u32>,
+}
+
+/// Which positions of a training sequence a vector is added to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EditedPositions {
+    /// All, the prompt's included, as BiPO's authors do.
+    All,
+    /// The prompt's last and those after it, where a steering is applied.
+    FromPromptEnd,
+}
+
+/// The log-odds as a function of vectors at some layers of a frozen model.
+pub struct PreferenceOdds<'a> {
+    traced: TracedDecoder<'a>,
+    num_hidden_layers: usize,
+    hidden_size: usize,
+    layers: Vec<usize>,
+    positions: EditedPositions,
+    /// What the incumbent adds, by layer: `[1, hidden]`.
+    incumbent: BTreeMap<usize, Tensor>,
+}
+
+/// A pair, and what of it does not depend on the vectors.
+pub struct PreparedPair {
+    batch: Batch,
+    /// Output of the lowest vector's block, `[rows, hidden]`, incumbent included.
+    states: Tensor,
+    /// `[rows, 1]`: 1 where a vector is added.
+    edited: Tensor,
+    /// `[rows, 1]`: 1 where a steering is applied.
+    steered: Tensor,
+    /// `[predictions]`: the row that predicts each token of the chosen response, then of the rejected one.
+    predicting: Tensor,
+    /// `[predictions, 1]`: those tokens.
+    predicted: Tensor,
+    chosen: usize,
+    reference: [f64; 2],
+    /// By vector: what the states are like there.
+    figures: Vec<StateFigures>,
+}
+
+/// The states of one pair that predict its responses, at one layer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StateFigures {
+    /// Mean norm of the states.
+    pub state_norm: f64,
+    /// Mean over the chosen response minus mean over the rejected one, `[hidden]`.
+    pub difference: Vec<f64>,
+}
+
+/// The log-odds of one pair and how they change.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OddsGradient {
+    /// The log-odds.
+    pub odds: f64,
+    /// Their derivatives by each vector, `[hidden]`.
+    pub slopes: Vec<Vec<f32>>,
+}
+
+impl PreparedPair {
+    /// Returns the responses' log-probabilities without the vectors: chosen, rejected.
+    pub fn reference(&self) -> [f64; 2] {
+        self.reference
+    }
+
+    /// Returns what the states are like, by vector.
+    pub fn figures(&self) -> &[StateFigures] {
+        &self.figures
+    }
+}
+
+impl<'a> PreferenceOdds<'a> {
+    /// Prepares vectors at `layers` (0-based, the block's output) on top of an incumbent.
+    ///
+    /// # Errors
+    /// [`FitError::Model`] for a decoder that was not read with [`Kernels::Candle`](sims_model::Kernels) on the CPU,
+    /// [`FitError::Operator`] for no layer, one that the model does not have or an incumbent of another width,
+    /// [`FitError::Underivable`] for an incumbent with other edits than vectors.
+    pub fn new(
+        decoder: &'a Decoder,
+        layers: &[usize],
+        positions: EditedPositions,
+        incumbent: Option<&Steering>,
+    ) -> Result<Self, FitError> {
+        let config = decoder.config();
+        let (hidden_size, num_hidden_layers) = (config.hidden_size, config.num_hidden_layers);
+        let mut layers = layers.to_vec();
+        layers.sort_unstable();
+        layers.dedup();
+        let highest = layers.last().copied().unwrap_or(num_hidden_layers);
+        if highest >= num_hidden_layers {
+            return Err(SteeringError::LayerRange {
+                layer: highest,
+                num_hidden_layers,
+            }
+            .into());
+        }
+        let mut shifts = BTreeMap::new();
+        for layer in incumbent.map(Steering::layers).unwrap_or_default() {
+            let Some(shift) = incumbent.and_then(|incumbent| shift(incumbent, layer)) else {
+                return Err(FitError::Underivable { layer });
+            };
+            if shift.len() != hidden_size {
+                return Err(SteeringError::HiddenSize {
+                    expected: shift.len(),
+                    found: hidden_size,
+                }
+                .into());
+            }
+            let tensor = Tensor::from_vec(shift, (1, hidden_size), &Device::Cpu);
+            shifts.insert(layer, tensor.map_err(ModelError::from)?);
+        }
+        Ok(Self {
+            traced: decoder.traced()?,
+            num_hidden_layers,
+            hidden_size,
+            layers,
+            positions,
+            incumbent: shifts,
+        })
+    }
+
+    /// Returns the vectors' layers, ascending.
+    pub fn layers(&self) -> &[usize] {
+        &self.layers
+    }
+
+    /// Returns the model's hidden size.
+    pub fn hidden_size(&self) -> usize {
+        self.hidden_size
+    }
+
+    /// Runs a pair without the vectors, and keeps what they do not change.
+    ///
+    /// # Errors
+    /// [`FitError::LogProbability`] where the model's log-probabilities are not finite, [`FitError::Model`] for a
+    /// sequence that the model refuses.
+    pub fn prepare(&self, pair: &Preference) -> Result<PreparedPair, FitError> {
+        let prepared = self.run_unsteered(pair)?;
+        if prepared.reference.iter().all(|value| value.is_finite()) {
+            Ok(prepared)
+        } else {
+            Err(FitError::LogProbability {
+                pair_id: pair.pair_id.clone(),
+            })
+        }
+    }
+
+    /// Returns, for each pair, `log π_e(y|x) − log π_0(y|x)` of the chosen and the rejected response under
+    /// `vectors`, one a layer, each `[hidden]`; their difference is the log-odds.
+    ///
+    /// # Errors
+    /// [`FitError::Model`].
+    pub fn log_ratios(
+        &self,
+        pairs: &[&PreparedPair],
+        vectors: &[Vec<f32>],
+    ) -> Result<Vec<[f64; 2]>, FitError> {
+        let ratios = |pair: &&PreparedPair| -> Result<[f64; 2], ModelError> {
+            let vectors: Vec<Tensor> = vectors
+                .iter()
+                .map(|vector| row(vector))
+                .collect::<Result<_, _>>()?;
+            let [chosen, rejected] = self.log_probabilities(pair, &vectors)?;
+            let found = [chosen.to_scalar::<f64>()?, rejected.to_scalar()?];
+            Ok([0, 1].map(|class| found[class] - pair.reference[class]))
+        };
+        Ok(pairs
+            .par_iter()
+            .map(ratios)
+            .collect::<Result<_, ModelError>>()?)
+    }
+
+    /// Returns, for each pair, the log-odds under `vectors` and their derivatives.
+    ///
+    /// # Errors
+    /// [`FitError::Model`].
+    pub fn gradients(
+        &self,
+        pairs: &[&PreparedPair],
+        vectors: &[Vec<f32>],
+    ) -> Result<Vec<OddsGradient>, FitError> {
+        let gradient = |pair: &&PreparedPair| -> Result<OddsGradient, ModelError> {
+            let variables: Vec<Var> = vectors
+                .iter()
+                .map(|vector| Ok::<_, ModelError>(Var::from_tensor(&row(vector)?)?))
+                .collect::<Result<_, _>>()?;
+            let tensors: Vec<Tensor> = variables.iter().map(|v| v.as_tensor().clone()).collect();
+            let [chosen, rejected] = self.log_probabilities(pair, &tensors)?;
+            let difference = (chosen - rejected)?;
+            let odds = difference.to_scalar::<f64>()? - (pair.reference[0] - pair.reference[1]);
+            let gradients = difference.backward()?;
+            let slopes = variables.iter().map(|variable| {
+                Ok(match gradients.get(variable) {
+                    Some(gradient) => gradient.flatten_all()?.to_vec1()?,
+                    // No edited row: nothing depends on the vector.
+                    None => vec![0.0; self.hidden_size],
+                })
+            });
+            Ok(OddsGradient {
+                odds,
+                slopes: slopes.collect::<Result<_, ModelError>>()?,
+            })
+        };
+        Ok(pairs
+            .par_iter()
+            .map(gradient)
+            .collect::<Result<_, ModelError>>()?)
+    }
+
+    /// Lays out the prompt, and both responses that continue it without their last token.
+    fn run_unsteered(&self, pair: &Preference) -> Result<PreparedPair, ModelError> {
+        let prompt = pair.prompt.len();
+        let mut batch = Batch::default();
+        batch.push(&pair.prompt, Vec::new(), 0, 0);
+        let (mut predicting, mut predicted) = (Vec::new(), Vec::new());
+        for response in [&pair.chosen, &pair.rejected] {
+            let start = batch.tokens.len();
+            let inputs = &response[..response.len().saturating_sub(1)];
+            if !inputs.is_empty() {
+                batch.push(inputs, std::iter::once(0..prompt).collect(), start, 0);
+            }
+            let rows = std::iter::once(prompt.saturating_sub(1)).chain(start..batch.tokens.len());
+            predicting.extend(rows.map(|row| row as u32));
+            predicted.extend_from_slice(response);
+        }
+        let rows = batch.tokens.len();
+        let column = |from: usize| {
+            let values: Vec<f32> = (0..rows).map(|row| f32::from(row >= from)).collect();
+            Tensor::from_vec(values, (rows, 1), &Device::Cpu)
+        };
+        let steered = column(prompt.saturating_sub(1))?;
+        let edited = match self.positions {
+            EditedPositions::All => column(0)?,
+            EditedPositions::FromPromptEnd => steered.clone(),
+        };
+        let count = predicted.len();
+        let mut prepared = PreparedPair {
+            states: self.traced.embed(&batch)?,
+            batch,
+            edited,
+            steered,
+            predicting: Tensor::from_vec(predicting, count, &Device::Cpu)?,
+            predicted: Tensor::from_vec(predicted, (count, 1), &Device::Cpu)?,
+            chosen: pair.chosen.len(),
+            reference: [0.0; 2],
+            figures: Vec::new(),
+        };
+        let mut hidden = prepared.states.clone();
+        let mut next = 0;
+        for (index, &layer) in self.layers.iter().enumerate() {
+            hidden = self.advance(&prepared, &hidden, next, layer + 1)?;
+            next = layer + 1;
+            prepared.figures.push(figures(&prepared, &hidden)?);
+            if index == 0 {
+                prepared.states = hidden.clone();
+            }
+        }
+        hidden = self.advance(&prepared, &hidden, next, self.num_hidden_layers)?;
+        let [chosen, rejected] = self.sums(&prepared, &hidden)?;
+        prepared.reference = [chosen.to_scalar()?, rejected.to_scalar()?];
+        Ok(prepared)
+    }
+
+    /// Returns the log-probabilities of both responses under the vectors, two scalars in f64.
+    fn log_probabilities(
+        &self,
+        pair: &PreparedPair,
+        vectors: &[Tensor],
+    ) -> Result<[Tensor; 2], ModelError> {
+        let mut hidden = pair.states.clone();
+        let mut next = self.layers[0] + 1;
+        for (&layer, vector) in self.layers.iter().zip(vectors) {
+            if layer + 1 > next {
+                hidden = self.advance(pair, &hidden, next, layer + 1)?;
+                next = layer + 1;
+            }
+            hidden = (hidden + pair.edited.matmul(vector)?)?;
+        }
+        hidden = self.advance(pair, &hidden, next, self.num_hidden_layers)?;
+        self.sums(pair, &hidden)
+    }
+
+    /// Runs the blocks from `start` up to `end`, the incumbent after each that it steers.
+    fn advance(
+        &self,
+        pair: &PreparedPair,
+        hidden: &Tensor,
+        start: usize,
+        end: usize,
+    ) -> Result<Tensor, ModelError> {
+        let mut hidden = hidden.clone();
+        let mut next = start;
+        for (&layer, shift) in self.incumbent.range(start..end) {
+            hidden = self.traced.blocks(&pair.batch, &hidden, next..layer + 1)?;
+            hidden = (hidden + pair.steered.matmul(shift)?)?;
+            next = layer + 1;
+        }
+        self.traced.blocks(&pair.batch, &hidden, next..end)
+    }
+
+    /// Sums the log-probabilities of both responses' tokens, in f64.
+    fn sums(&self, pair: &PreparedPair, hidden: &Tensor) -> Result<[Tensor; 2], ModelError> {
+        let rows = hidden.index_select(&pair.predicting, 0)?;
+        let logits = self.traced.logits(&rows)?.to_dtype(DType::F64)?;
+        let found = log_softmax(&logits, D::Minus1)?.gather(&pair.predicted, 1)?;
+        let rejected = found.dim(0)? - pair.chosen;
+        Ok([
+            found.narrow(0, 0, pair.chosen)?.sum_all()?,
+            found.narrow(0, pair.chosen, rejected)?.sum_all()?,
+        ])
+    }
+}
+
+/// Returns what a steering adds at a layer, `[hidden]`, if it only adds there.
+fn shift(steering: &Steering, layer: usize) -> Option<Vec<f32>> {
+    let only_adds = steering
+        .edits(layer)
+        .iter()
+        .all(|edit| matches!(edit.operator, Operator::Additive(_)) && !edit.preserve_norm);
+    let shift = only_adds
+        .then(|| steering.additive_shift(layer))
+        .flatten()?;
+    Some(shift.into_iter().map(|x| x as f32).collect())
+}
+
+/// Returns a vector as `[1, hidden]`.
+fn row(vector: &[f32]) -> Result<Tensor, ModelError> {
+    let shape = (1, vector.len());
+    Ok(Tensor::from_slice(vector, shape, &Device::Cpu)?)
+}
+
+fn figures(pair: &PreparedPair, hidden: &Tensor) -> Result<StateFigures, ModelError> {
+    let rows: Vec<Vec<f32>> = hidden.index_select(&pair.predicting, 0)?.to_vec2()?;
+    let (chosen, rejected) = rows.split_at(pair.chosen);
+    let width = hidden.dim(D::Minus1)?;
+    let mean = |rows: &[Vec<f32>]| {
+        let mut mean = vec![0.0; width];
+        for row in rows {
+            for (mean, &x) in mean.iter_mut().zip(row) {
+                *mean += f64::from(x) / rows.len() as f64;
+            }
+        }
+        mean
+    };
+    let (positive, negative) = (mean(chosen), mean(rejected));
+    Ok(StateFigures {
+        state_norm: rows.iter().map(|row| norm(row)).sum::<f64>() / rows.len() as f64,
+        difference: positive.iter().zip(negative).map(|(p, n)| p - n).collect(),
+    })
+}
