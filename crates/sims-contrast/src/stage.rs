@@ -8,7 +8,7 @@ use sims_stage::{BadInput, Numerics, Role, Stage, StageIo};
 
 use crate::contrast::{ContrastError, Tables, contrast};
 use crate::figures::Figures;
-use crate::{ContrastParams, Reason, Strategy};
+use crate::{ContrastParams, LengthBalance, Reason, Strategy};
 
 /// Selects contrast pairs.
 pub struct ContrastStage;
@@ -42,6 +42,11 @@ Examples:
                 "The comparisons behind the ranking",
             ),
             Role::optional("bank", "pairs@1", "The memory bank of the round before"),
+            Role::optional(
+                "settings",
+                "settings@1",
+                "What earlier rounds changed: whether lengths are balanced",
+            ),
         ]
     }
 
@@ -58,6 +63,14 @@ Examples:
     }
 
     fn run(params: &ContrastParams, io: &mut StageIo) -> anyhow::Result<()> {
+        let mut params = params.clone();
+        if io
+            .settings()?
+            .is_some_and(|settings| settings.length_balance)
+        {
+            params.length_balance = LengthBalance::Drop;
+        }
+        let params = &params;
         let bank: Vec<PairRow> = match io.optional_input("bank") {
             Some(_) => io.read("bank")?,
             None => Vec::new(),

@@ -27,6 +27,8 @@ pub struct Limits {
     pub max_shift: f64,
     /// Most rotations and transports.
     pub max_depth: usize,
+    /// Whether a vector loses what lies along the sum of the incumbent's at its layer.
+    pub fresh: bool,
 }
 
 /// A composed steering, and how far the limits cut each layer's part.
@@ -66,7 +68,12 @@ pub fn compose(
         } else {
             f64::INFINITY
         };
-        let (bounded, factor) = bounded(&edit.fitted.edit, before.as_deref(), limit)
+        let fresh = match &before {
+            Some(before) if limits.fresh => without(&edit.fitted.edit, before),
+            _ => Ok(edit.fitted.edit.clone()),
+        };
+        let (bounded, factor) = fresh
+            .and_then(|edit| bounded(&edit, before.as_deref(), limit))
             .map_err(FitStageError::at(edit.layer))?;
         own.push(edit.layer, bounded)?;
         shifts.push((factor, None));
@@ -96,6 +103,30 @@ fn is_too_deep(edit: &LayerEdit, incumbent: Option<&Steering>, max_depth: usize)
 /// Returns whether an edit does not collapse with others of its kind.
 fn is_counted(edit: &Edit) -> bool {
     !matches!(edit.operator, Operator::Additive(_))
+}
+
+/// Takes from a vector what lies along `before`, `[hidden]`; other edits stay as they are.
+fn without(edit: &Edit, before: &[f64]) -> Result<Edit, FitError> {
+    let Operator::Additive(additive) = &edit.operator else {
+        return Ok(edit.clone());
+    };
+    let vector = additive.vector();
+    let length: f64 = before.iter().map(|x| x * x).sum();
+    let along: f64 = vector
+        .iter()
+        .zip(before)
+        .map(|(&x, y)| f64::from(x) * y)
+        .sum();
+    let share = if length > 0.0 { along / length } else { 0.0 };
+    let left = vector
+        .iter()
+        .zip(before)
+        .map(|(&x, y)| (f64::from(x) - share * y) as f32)
+        .collect();
+    Ok(Edit {
+        operator: Operator::Additive(Additive::new(left)?),
+        ..edit.clone()
+    })
 }
 
 /// Shortens a vector so that its sum with what is already added stays within the limit.
@@ -154,4 +185,26 @@ pub fn check_origin(
         states: named(header.steering, "under steering", "from the base model"),
         fit: named(built_on, "on steering", "on the base model"),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fresh_vector_is_orthogonal_to_what_came_before() {
+        let edit = Edit::new(Operator::Additive(
+            Additive::new(vec![3.0, 1.0, -2.0]).unwrap(),
+        ));
+        let fresh = without(&edit, &[2.0, 0.0, 0.0]).unwrap();
+        let Operator::Additive(left) = &fresh.operator else {
+            panic!("a vector stays one");
+        };
+        assert_eq!(left.vector(), [0.0, 1.0, -2.0]);
+        // Nothing before takes nothing away; a vector that is nothing new is refused as all zero vectors are.
+        assert_eq!(without(&edit, &[0.0; 3]).unwrap(), edit);
+        let along = without(&edit, &[3.0, 1.0, -2.0]);
+        let zero = Additive::new(vec![0.0; 3]).map(|_| ());
+        assert_eq!(along.is_ok(), zero.is_ok());
+    }
 }

@@ -182,6 +182,10 @@ sims_stage::params! {
         /// Seed of the splits, the rows drawn, the shuffles, the network and the random vectors
         seed: u64 = 0,
     }
+    optional {
+        /// Take from a vector what lies along those of earlier rounds at its layer, so that only what is new is added
+        fresh: bool,
+    }
 }
 
 impl FitParams {

@@ -121,6 +121,7 @@ impl Stage for Fit {
         let limits = Limits {
             max_shift: params.max_shift,
             max_depth: params.max_depth as usize,
+            fresh: params.fresh.unwrap_or(false),
         };
         let composed = compose(incumbent, &edits, states.header(), limits).map_err(classified)?;
         let mut report = Report::new(params, job.counts);

@@ -11,6 +11,7 @@ use sims_model::{DeviceChoice, LanguageModel, LoadOptions, memory, numerics_clas
 use sims_stage::{BadInput, Interrupted, Numerics, Role, Stage, StageIo};
 use sims_stats::Bootstrap;
 
+use crate::Schedule;
 use crate::comparison::{Comparison, Judged, PairJudge};
 use crate::controls::{self, Control, IDENTICAL_MAX_DIFFERENCE};
 use crate::limits::Unreliable;
@@ -20,7 +21,6 @@ use crate::plan::{Pair, answered, pairs, prompts_by_id, responses_by_prompt, rou
 use crate::reliability::{JudgedPair, Reliability};
 use crate::rounds;
 use crate::verdict::BothOrders;
-use crate::Schedule;
 
 /// The judge stage.
 pub struct Judge;
