@@ -6,7 +6,7 @@ VENV := target/venv
 MODEL_FILES := config.json generation_config.json judge_template.json tokenizer.json tokenizer_config.json \
   model.safetensors training.json loss.csv loss.svg
 
-.PHONY: curve help build test test-rust test-python check schemas results tiny-model hard-model toyworld-data
+.PHONY: curve sweeps studies help build test test-rust test-python check schemas results tiny-model hard-model toyworld-data
 
 help:
 	@grep -E '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 24
@@ -54,6 +54,20 @@ results: build ## Run every pipeline of the result tables and print their gold w
 curve: build ## Gain against drift over layers and strengths: a table, and target/curve.svg
 	$(SIMS) run pipelines/sweeps/curve.yaml
 	$(SIMS) report pipelines/sweeps/curve.yaml --curve --svg target/curve.svg
+
+SWEEPS := $(wildcard pipelines/sweeps/*.yaml) $(sort $(wildcard pipelines/sweeps/*/*.yaml))
+SEEDS ?= 101 102 103 104 105
+STUDIES ?= iteration iteration-hard
+
+sweeps: build ## Run every sweep on the development prompts and print gold win rates (about half an hour on two cores)
+	for pipeline in $(SWEEPS); do $(SIMS) run $$pipeline || exit 1; done
+	$(SIMS) report $(SWEEPS) --metric gold_win_rate
+
+studies: build ## Run STUDIES of pipelines/studies with every seed of SEEDS and print gold win rates
+	for study in $(STUDIES); do for seed in $(SEEDS); do \
+	  $(SIMS) run pipelines/studies/$$study.yaml --seed $$seed || exit 1; \
+	  $(SIMS) report pipelines/studies/$$study.yaml --seed $$seed --metric gold_win_rate; \
+	done; done
 
 # A model of one of the built-in worlds: $(1) its folder in data/, $(2) the world, $(3) tokens to train on.
 define train
