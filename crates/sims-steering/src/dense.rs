@@ -178,21 +178,21 @@ impl Forward<'_> {
         let mut at = 0;
         while at < whole {
             let mut x = [lanes.splat(0.0); R];
-            for r in 0..R {
-                x[r] = lanes.load(sixteen(self.x, (row + r) * inputs + at));
+            for (r, x) in x.iter_mut().enumerate() {
+                *x = lanes.load(sixteen(self.x, (row + r) * inputs + at));
             }
-            for o in 0..O {
+            for (o, sums) in sums.iter_mut().enumerate() {
                 let weight = lanes.load(sixteen(self.weight, (output + o) * inputs + at));
-                for r in 0..R {
-                    sums[o][r] = lanes.add(sums[o][r], lanes.mul(weight, x[r]));
+                for (sum, x) in sums.iter_mut().zip(x) {
+                    *sum = lanes.add(*sum, lanes.mul(weight, x));
                 }
             }
             at += LANES;
         }
-        for o in 0..O {
-            for r in 0..R {
+        for (o, sums) in sums.into_iter().enumerate() {
+            for (r, sum) in sums.into_iter().enumerate() {
                 let mut parts = [0.0f32; LANES];
-                lanes.store(sums[o][r], &mut parts);
+                lanes.store(sum, &mut parts);
                 let weight = &self.weight[(output + o) * inputs + whole..(output + o + 1) * inputs];
                 let x = &self.x[(row + r) * inputs + whole..(row + r + 1) * inputs];
                 let tail: f32 = weight.iter().zip(x).map(|(w, x)| w * x).sum();
@@ -249,20 +249,20 @@ impl WeightSlopes<'_> {
         let mut sums = [[lanes.splat(0.0); WIDE]; O];
         for row in 0..rows {
             let mut x = [lanes.splat(0.0); WIDE];
-            for w in 0..WIDE {
-                x[w] = lanes.load(sixteen(self.x, row * self.inputs + at + w * LANES));
+            for (w, x) in x.iter_mut().enumerate() {
+                *x = lanes.load(sixteen(self.x, row * self.inputs + at + w * LANES));
             }
-            for o in 0..O {
+            for (o, sums) in sums.iter_mut().enumerate() {
                 let slope = lanes.splat(self.slopes[row * self.outputs + self.first + o]);
-                for w in 0..WIDE {
-                    sums[o][w] = lanes.add(sums[o][w], lanes.mul(slope, x[w]));
+                for (sum, x) in sums.iter_mut().zip(x) {
+                    *sum = lanes.add(*sum, lanes.mul(slope, x));
                 }
             }
         }
-        for o in 0..O {
-            for w in 0..WIDE {
+        for (o, sums) in sums.into_iter().enumerate() {
+            for (w, sum) in sums.into_iter().enumerate() {
                 let start = o * self.inputs + at + w * LANES;
-                lanes.store(sums[o][w], sixteen_mut(self.weight, start));
+                lanes.store(sum, sixteen_mut(self.weight, start));
             }
         }
     }
@@ -316,21 +316,21 @@ impl InputSlopes<'_> {
         let mut sums = [[lanes.splat(0.0); WIDE]; R];
         for output in 0..self.outputs {
             let mut weight = [lanes.splat(0.0); WIDE];
-            for w in 0..WIDE {
+            for (w, weight) in weight.iter_mut().enumerate() {
                 let start = output * self.inputs + self.first + w * LANES;
-                weight[w] = lanes.load(sixteen(self.weight, start));
+                *weight = lanes.load(sixteen(self.weight, start));
             }
-            for r in 0..R {
+            for (r, sums) in sums.iter_mut().enumerate() {
                 let slope = lanes.splat(self.slopes[(row + r) * self.outputs + output]);
-                for w in 0..WIDE {
-                    sums[r][w] = lanes.add(sums[r][w], lanes.mul(slope, weight[w]));
+                for (sum, weight) in sums.iter_mut().zip(weight) {
+                    *sum = lanes.add(*sum, lanes.mul(slope, weight));
                 }
             }
         }
-        for r in 0..R {
-            for w in 0..WIDE {
+        for (r, sums) in sums.into_iter().enumerate() {
+            for (w, sum) in sums.into_iter().enumerate() {
                 let start = (row + r) * WIDE * LANES + w * LANES;
-                lanes.store(sums[r][w], sixteen_mut(self.values, start));
+                lanes.store(sum, sixteen_mut(self.values, start));
             }
         }
     }

@@ -54,6 +54,16 @@ impl Gate {
         segments: &[Segment],
         hidden: &Tensor,
     ) -> Result<(), ModelError> {
+        // What was in these slots is gone, so that no more is kept than there are prompts in the cache.
+        for (condition, prompts) in self.conditions.iter().zip(&mut self.prompts) {
+            for (block, prompts) in condition.blocks().iter().zip(prompts) {
+                if block.layer() == layer {
+                    for slot in segments.iter().flat_map(|segment| segment.slots.clone()) {
+                        prompts.remove(&slot);
+                    }
+                }
+            }
+        }
         // A segment may go on from another one of the same batch, which begins earlier.
         let mut order: Vec<&Segment> = segments
             .iter()
@@ -150,5 +160,6 @@ fn unseen(layer: usize, tokens: usize) -> ModelError {
 }
 
 #[cfg(test)]
+#[expect(clippy::single_range_in_vec_init, reason = "a context of one range")]
 #[path = "gate_tests.rs"]
 mod tests;

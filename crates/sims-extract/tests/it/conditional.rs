@@ -102,7 +102,15 @@ fn each_prompt_is_steered_by_its_own_state() {
         max_prefill_rows: 3,
         ..BatchLimits::default()
     };
-    for limits in [whole, small] {
+    // Slots for two or three responses: others stop, prompts are computed again, and slots change hands.
+    let longest = prompts.iter().map(Vec::len).max().unwrap();
+    let tight = BatchLimits {
+        max_prefill_rows: 7,
+        max_slots: 2 * (longest + 10),
+        slots_per_block: 4,
+        ..BatchLimits::default()
+    };
+    for limits in [whole, small, tight] {
         let gated = answers(&model, &prompts, &limits, Some(&sometimes));
         for (number, &holds) in verdicts.iter().enumerate() {
             let expected = if holds { &steered } else { &base };
