@@ -13,4 +13,4 @@ pub mod token_means;
 
 pub use error::ExtractError;
 pub use sequence::PositionSet;
-pub use stage::{Extract, ExtractParams, Positions, StatesType};
+pub use stage::{Extract, ExtractParams, Positions, StatesSite, StatesType};

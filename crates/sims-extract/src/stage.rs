@@ -12,7 +12,7 @@ use sims_artifact::{Digest, ModelManifest, read_prompts};
 use sims_model::language_model::set_threads;
 use sims_model::score::ScoreLimits;
 use sims_model::{
-    DeviceChoice, Hook, LanguageModel, LoadOptions, ModelError, memory, numerics_class,
+    DeviceChoice, Hook, LanguageModel, LoadOptions, ModelError, Site, memory, numerics_class,
 };
 use sims_sample::WeightType;
 use sims_stage::{BadInput, Interrupted, List, Numerics, Role, Stage, StageIo};
@@ -48,11 +48,23 @@ sims_stage::choice! {
     }
 }
 
+sims_stage::choice! {
+    /// What is read of a layer
+    pub enum StatesSite {
+        /// The block's output
+        Block = "block",
+        /// What its attention heads put out, for the operator iti
+        Heads = "heads",
+    }
+}
+
 sims_stage::params! {
     /// Which hidden states are read.
     pub struct ExtractParams {
         /// Which hidden states of a sequence are read
         positions: Positions = Positions::Reask,
+        /// What is read of a layer
+        site: StatesSite = StatesSite::Block,
         /// Layers to read, from 0; empty takes 2 to L-2 of L (at least L-3 and L-2)
         layers: List<u32> = List(Vec::new()),
         /// Most rows a pair, drawn at random, for the positions response, response-centred and predictive
@@ -151,10 +163,8 @@ impl Stage for Extract {
 
         let path = io.output("states");
         let config = model.decoder().config();
-        let file = StatesFile {
-            path: &path,
-            dtype: params.states_dtype.into(),
-            metadata: json!({
+        let site = params.site.into();
+        let mut metadata = json!({
                 "format": 1,
                 "model": manifest,
                 "hidden_size": config.hidden_size,
@@ -163,7 +173,18 @@ impl Stage for Extract {
                 "positions": params.positions.to_string(),
                 "dtype": params.states_dtype.to_string(),
                 "steering": steering.as_ref().map(|(_, digest)| digest),
-            }),
+        });
+        if site == Site::Heads {
+            metadata["heads"] = json!({
+                "num_attention_heads": config.num_attention_heads,
+                "head_dim": config.head_dim,
+            });
+        }
+        let file = StatesFile {
+            path: &path,
+            site,
+            dtype: params.states_dtype.into(),
+            metadata,
         };
         run_model(
             &model,
@@ -234,6 +255,15 @@ impl From<Positions> for PositionSet {
             Positions::End => Self::End,
             Positions::Reask => Self::Reask,
             Positions::Prompt => Self::Prompt,
+        }
+    }
+}
+
+impl From<StatesSite> for Site {
+    fn from(site: StatesSite) -> Self {
+        match site {
+            StatesSite::Block => Self::Block,
+            StatesSite::Heads => Self::Heads,
         }
     }
 }

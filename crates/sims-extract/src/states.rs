@@ -5,9 +5,9 @@ use crate::sequence::{PlannedPair, PlannedSequence};
 use sims_artifact::tables::StateIndexRow;
 use sims_artifact::tensors::StoredDtype;
 use sims_artifact::{ArtifactError, TensorSpec, TensorWriter};
-use sims_model::capture::{CaptureRequest, HiddenStates, hidden_states};
+use sims_model::capture::{CaptureRequest, HiddenStates, states_at};
 use sims_model::score::{ScoreLimits, TokenCount};
-use sims_model::{Decoder, Hook, ModelError};
+use sims_model::{Decoder, Hook, ModelError, Site};
 use std::ops::ControlFlow;
 use std::path::Path;
 
@@ -75,6 +75,8 @@ pub fn index(pairs: &[PlannedPair]) -> Vec<StateIndexRow> {
 pub struct StatesFile<'a> {
     /// The file.
     pub path: &'a Path,
+    /// What is read of each layer.
+    pub site: Site,
     /// How values are stored.
     pub dtype: StoredDtype,
     /// Its metadata.
@@ -82,7 +84,7 @@ pub struct StatesFile<'a> {
 }
 
 /// Runs the pairs and writes their states at `layers`: `layer.{i}.positive` and `layer.{i}.negative`,
-/// `[rows, hidden]` each. States are read after `hook`, where there is one.
+/// `[rows, hidden]` each, or as wide as the file's site. States are read after `hook`, where there is one.
 ///
 /// Memory is bounded by `limits`, whatever the number of pairs. `progress` is called after every pair and may
 /// stop the run.
@@ -98,7 +100,7 @@ pub fn write_states(
     file: &StatesFile<'_>,
     progress: &mut dyn FnMut() -> ControlFlow<()>,
 ) -> Result<TokenCount, RunError> {
-    let hidden_size = decoder.config().hidden_size;
+    let width = file.site.width(decoder.config());
     let rows: usize = pairs.iter().map(PlannedPair::rows).sum();
     let specs = layers
         .iter()
@@ -106,7 +108,7 @@ pub fn write_states(
         .map(|name| TensorSpec {
             name,
             dtype: file.dtype,
-            shape: vec![rows, hidden_size],
+            shape: vec![rows, width],
         })
         .collect();
     let mut writer = TensorWriter::create(file.path, specs, &file.metadata)?;
@@ -133,7 +135,9 @@ pub fn write_states(
         }
         ControlFlow::Continue(())
     };
-    let counted = hidden_states(decoder, &requests, layers, limits, hook, &mut sink);
+    let counted = states_at(
+        file.site, decoder, &requests, layers, limits, hook, &mut sink,
+    );
     if let Some(error) = failure {
         return Err(error);
     }

@@ -71,6 +71,17 @@ pub enum FitStageError {
         /// On which steering the fit builds.
         fit: String,
     },
+    /// The operator and the states belong to different places in a block.
+    #[error(
+        "the states are of the site {site}, which the operator {operator} does not read: extract with site heads for \
+         iti and with site block for all others"
+    )]
+    Site {
+        /// Where the states were read.
+        site: &'static str,
+        /// The operator.
+        operator: String,
+    },
     /// The incumbent belongs to another model than the states.
     #[error(
         "the incumbent was fitted to model {incumbent}, the states come from model {states}: extract the states \

@@ -7,6 +7,7 @@
 pub mod compose;
 pub mod condition;
 mod error;
+pub mod heads;
 pub mod layer;
 pub mod operators;
 mod params;
@@ -17,7 +18,7 @@ pub mod weights;
 
 pub use error::FitStageError;
 pub use params::{
-    Averaged, Direction, Edge, FitParams, Labels, Line, NormalChoice, OperatorChoice, Pooling,
-    Relation, Rule, TargetAngle,
+    Averaged, Direction, Edge, FitParams, HeadsAlong, Labels, Line, NormalChoice, OperatorChoice,
+    Pooling, Relation, Rule, TargetAngle,
 };
 pub use stage::Fit;

@@ -52,6 +52,7 @@ pub fn fit(
         OperatorChoice::Pca => principal(states, halves, figures, params)?,
         OperatorChoice::Probe => probe(figures, params)?,
         OperatorChoice::Act => transport(states, halves, params)?,
+        OperatorChoice::Iti => return Err(FitError::NotHeads),
     };
     let edit = Edit {
         preserve_norm: params.preserve_norm,

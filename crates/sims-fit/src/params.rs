@@ -23,6 +23,8 @@ sims_stage::choice! {
         Probe = "probe",
         /// Linear transport: move each coordinate of rejected states along a line onto that of chosen states
         Act = "act",
+        /// Shift the attention heads that tell chosen from rejected best, for states extracted with site heads
+        Iti = "iti",
     }
 }
 
@@ -43,6 +45,16 @@ sims_stage::choice! {
         Rows = "rows",
         /// The mean row of each response, as published
         Mean = "mean",
+    }
+}
+
+sims_stage::choice! {
+    /// What iti shifts heads along
+    pub enum HeadsAlong {
+        /// The head's mean difference
+        MeanDifference = "mean-difference",
+        /// The weights of the head's probe
+        Probe = "probe",
     }
 }
 
@@ -147,6 +159,12 @@ sims_stage::params! {
         max_angle: f64 = 0.35,
         /// Passes over the fit half for the angle network
         epochs: u32 = 5,
+        /// Heads that iti shifts, of all layers extracted; all where there are fewer
+        heads: u32 = 48,
+        /// How far iti shifts them, in standard deviations of their states
+        head_strength: f64 = 15.0,
+        /// What iti shifts heads along
+        head_direction: HeadsAlong = HeadsAlong::MeanDifference,
         /// Layers to steer; empty chooses among those extracted
         layers: List<u32> = List(Vec::new()),
         /// Layers to choose
@@ -232,6 +250,13 @@ impl FitParams {
                 "between 0 and 1",
             ),
             ("epochs", f64::from(self.epochs), self.epochs > 0, positive),
+            ("heads", f64::from(self.heads), self.heads > 0, positive),
+            (
+                "head-strength",
+                self.head_strength,
+                self.head_strength > 0.0,
+                positive,
+            ),
             ("top-k", f64::from(self.top_k), self.top_k > 0, positive),
             (
                 "shuffles",
@@ -273,9 +298,10 @@ impl FitParams {
     /// Returns the direction that the operator follows, along which layers are measured.
     pub fn direction(&self) -> Direction {
         match self.operator {
-            OperatorChoice::MeanDifference | OperatorChoice::Random | OperatorChoice::Act => {
-                Direction::MeanDifference
-            }
+            OperatorChoice::MeanDifference
+            | OperatorChoice::Random
+            | OperatorChoice::Act
+            | OperatorChoice::Iti => Direction::MeanDifference,
             OperatorChoice::Hpr | OperatorChoice::Probe => Direction::Probe,
             OperatorChoice::Pca => Direction::Principal,
             OperatorChoice::HprCapped | OperatorChoice::HprTarget => match self.normal {

@@ -7,14 +7,14 @@ use crate::layer::{Halves, LayerFigures, measure, shuffled_areas, signal};
 use crate::params::{FitParams, Labels, Relation, Rule};
 use crate::report::Report;
 use crate::states::StatesFile;
-use crate::{OperatorChoice, operators, weights};
+use crate::{OperatorChoice, heads, operators, weights};
 use anyhow::Context;
 use sims_artifact::Digest;
 use sims_stage::{BadInput, Numerics, Role, Stage, StageIo};
 use sims_steering::layer_selection::{SelectionRule, select};
 use sims_steering::paired_states::shuffled_labels;
 use sims_steering::{
-    Compose, FitError, FitSummary, LayerFit, Operator, PromptSplit, Signal, Steering,
+    Compose, FitError, FitSummary, LayerFit, Operator, PromptSplit, Signal, Steering, SteeringError,
 };
 use std::sync::Arc;
 
@@ -103,6 +103,27 @@ impl Stage for Fit {
 
         let condition_states = ConditionStates::open(io).map_err(bad_condition)?;
         let job = Job::new(params, &states).map_err(classified)?;
+        match (params.operator, states.header().heads) {
+            (OperatorChoice::Iti, Some(_)) if condition_states.is_some() => {
+                return Err(bad_input(SteeringError::UnconditionalHeads).into());
+            }
+            (OperatorChoice::Iti, Some(shape)) => {
+                let incumbent = incumbent.as_ref().map(|(steering, _)| steering);
+                return job.fit_heads(shape.head_dim, incumbent, io);
+            }
+            (OperatorChoice::Iti, None) | (_, Some(_)) => {
+                return Err(bad_input(FitStageError::Site {
+                    site: if states.header().heads.is_some() {
+                        "heads"
+                    } else {
+                        "block"
+                    },
+                    operator: params.operator.to_string(),
+                })
+                .into());
+            }
+            (_, None) => {}
+        }
         let candidates = job.measure_layers(io)?;
         let selected = job.select(&candidates);
         let lowest = selected.iter().copied().min().unwrap_or(0);
@@ -133,14 +154,14 @@ impl Stage for Fit {
 }
 
 /// The settings and the split that every layer shares.
-struct Job<'a> {
-    params: &'a FitParams,
-    states: &'a StatesFile,
+pub(crate) struct Job<'a> {
+    pub(crate) params: &'a FitParams,
+    pub(crate) states: &'a StatesFile,
     /// By pair: whether the labels are exchanged.
-    labels: Vec<bool>,
-    halves: Halves,
+    pub(crate) labels: Vec<bool>,
+    pub(crate) halves: Halves,
     /// Prompts in the fit half and held out.
-    counts: (usize, usize),
+    pub(crate) counts: (usize, usize),
 }
 
 /// A steered layer and what is known of it.
@@ -172,8 +193,8 @@ impl<'a> Job<'a> {
         })
     }
 
-    /// Measures the layers asked for, or all that were extracted.
-    fn measure_layers(&self, io: &StageIo) -> anyhow::Result<Vec<LayerFigures>> {
+    /// Returns the layers asked for, or all that were extracted, in ascending order.
+    pub(crate) fn layers(&self) -> Vec<usize> {
         let mut layers: Vec<usize> = match self.params.layers.0.is_empty() {
             true => self.states.header().layers.clone(),
             false => self
@@ -186,6 +207,12 @@ impl<'a> Job<'a> {
         };
         layers.sort_unstable();
         layers.dedup();
+        layers
+    }
+
+    /// Measures the layers.
+    fn measure_layers(&self, io: &StageIo) -> anyhow::Result<Vec<LayerFigures>> {
+        let layers = self.layers();
         let bar = io.progress("measure layers", layers.len() as u64);
         let mut figures = Vec::with_capacity(layers.len());
         for layer in layers {
@@ -309,6 +336,28 @@ impl<'a> Job<'a> {
         }
         let best = fitted.first().context("no layer was selected")?.signal;
         self.warn(fitted, &layers, best, io);
+        let steering = self.described(composed.steering, best, layers);
+        steering.save(&io.output("steering"))?;
+        io.write("fit-report", report.rows())
+    }
+
+    /// Fits the attention heads instead of layers.
+    fn fit_heads(
+        &self,
+        head_dim: usize,
+        incumbent: Option<&Steering>,
+        io: &mut StageIo,
+    ) -> anyhow::Result<()> {
+        let fitted = heads::fit(self, head_dim).map_err(classified)?;
+        let steering = heads::compose(self, incumbent, &fitted.shifts).map_err(classified)?;
+        self.warn(&[], &[], fitted.signal, io);
+        let steering = self.described(steering, fitted.signal, fitted.layers);
+        steering.save(&io.output("steering"))?;
+        io.write("fit-report", &fitted.rows)
+    }
+
+    /// Says in the steering how it was fitted.
+    fn described(&self, steering: Steering, signal: Signal, layers: Vec<LayerFit>) -> Steering {
         let summary = FitSummary {
             round: self.params.round,
             seed: self.params.seed,
@@ -318,19 +367,14 @@ impl<'a> Job<'a> {
             pairs: self.states.pair_ids().len(),
             fit_prompts: self.counts.0,
             held_out_prompts: self.counts.1,
-            signal: best,
+            signal,
             layers,
         };
         let relation = match self.params.compose {
             Relation::Stack => Compose::Stack,
             Relation::Replace => Compose::Replace,
         };
-        let steering =
-            composed
-                .steering
-                .described(self.params.operator.to_string(), relation, summary);
-        steering.save(&io.output("steering"))?;
-        io.write("fit-report", report.rows())
+        steering.described(self.params.operator.to_string(), relation, summary)
     }
 
     /// Returns the factor that the operator moves by.
@@ -343,6 +387,7 @@ impl<'a> Job<'a> {
             | OperatorChoice::Act => self.params.step,
             OperatorChoice::Pca => self.params.shift,
             OperatorChoice::Hpr | OperatorChoice::HprCapped => self.params.angle_scale,
+            OperatorChoice::Iti => self.params.head_strength,
         }
     }
 

@@ -24,6 +24,27 @@ pub struct StatesHeader {
     pub positions: String,
     /// Digest of the steering that the states were read under, if any.
     pub steering: Option<Digest>,
+    /// The shape of the attention heads, if it is their outputs that were read.
+    #[serde(default)]
+    pub heads: Option<HeadsShape>,
+}
+
+/// How the outputs of attention heads lie in a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub struct HeadsShape {
+    /// Number of heads, one after another.
+    pub num_attention_heads: usize,
+    /// Width of each.
+    pub head_dim: usize,
+}
+
+impl StatesHeader {
+    /// Returns the width of a row.
+    pub fn width(&self) -> usize {
+        self.heads.map_or(self.hidden_size, |heads| {
+            heads.num_attention_heads * heads.head_dim
+        })
+    }
 }
 
 /// Rows read at a time.
@@ -185,7 +206,7 @@ impl StatesFile {
     /// [`FitError::NonFinite`] for a NaN or an infinity, [`FitError::EmptyClass`] without rows.
     pub fn paired<'a>(&'a self, states: &'a LayerStates) -> Result<PairedStates<'a>, FitError> {
         PairedStates::new(
-            self.header.hidden_size,
+            self.header.width(),
             &states.positive,
             &states.negative,
             &self.pairs,
@@ -221,7 +242,7 @@ impl StatesFile {
             for class in ["positive", "negative"] {
                 let name = format!("layer.{layer}.{class}");
                 match self.file.shape(&name)? {
-                    [rows, hidden] if *hidden == self.header.hidden_size => {
+                    [rows, hidden] if *hidden == self.header.width() => {
                         if *rows != self.pairs.len() {
                             return Err(FitStageError::RowCount {
                                 path: path.to_owned(),
@@ -235,8 +256,8 @@ impl StatesFile {
                         return Err(FitStageError::NotStates {
                             path: path.to_owned(),
                             message: format!(
-                                "{name} has the shape {shape:?}, but the hidden size is {}",
-                                self.header.hidden_size
+                                "{name} has the shape {shape:?}, but a row has {} numbers",
+                                self.header.width()
                             ),
                         });
                     }

@@ -11,7 +11,7 @@ use candle_core::{DType, Tensor};
 use crate::generate::select_rows;
 use crate::prefix_tree::{PrefixTree, Sequence, Wanted};
 use crate::score::{ScoreLimits, TokenCount};
-use crate::{Decoder, Hook, KvCache, ModelError, Result, Segment};
+use crate::{Decoder, Hook, KvCache, ModelError, Result, Segment, Site};
 
 /// Most captured numbers that are held at once: 256 MiB of f32.
 const MAX_BUFFERED: usize = 1 << 26;
@@ -51,12 +51,28 @@ pub fn hidden_states(
     requests: &[CaptureRequest],
     layers: &[usize],
     limits: &ScoreLimits,
+    hook: Option<&mut dyn Hook>,
+    sink: &mut dyn FnMut(HiddenStates) -> ControlFlow<()>,
+) -> Result<TokenCount> {
+    states_at(Site::Block, decoder, requests, layers, limits, hook, sink)
+}
+
+/// As [`hidden_states`], of any site of the blocks: rows are as wide as [`Site::width`] says.
+///
+/// # Errors
+/// As [`hidden_states`].
+pub fn states_at(
+    site: Site,
+    decoder: &Decoder,
+    requests: &[CaptureRequest],
+    layers: &[usize],
+    limits: &ScoreLimits,
     mut hook: Option<&mut dyn Hook>,
     sink: &mut dyn FnMut(HiddenStates) -> ControlFlow<()>,
 ) -> Result<TokenCount> {
     check(decoder, requests, layers)?;
     let mut count = TokenCount::default();
-    let width = layers.len() * decoder.config().hidden_size;
+    let width = layers.len() * site.width(decoder.config());
     let mut limits = *limits;
     let mut start = 0;
     while start < requests.len() {
@@ -64,7 +80,8 @@ pub fn hidden_states(
             &requests[start..][..window_length(&requests[start..], limits.max_rows, width)];
         let borrowed = hook.as_mut().map(|hook| &mut **hook as &mut dyn Hook);
         let mut last_pass = Pass::default();
-        let run = run_window(decoder, window, layers, &limits, borrowed, &mut last_pass);
+        let asked = (site, layers);
+        let run = run_window(decoder, window, asked, &limits, borrowed, &mut last_pass);
         let states = match run {
             Ok((states, window_count)) => {
                 count.add(window_count);
@@ -105,7 +122,7 @@ struct Pass {
 fn run_window(
     decoder: &Decoder,
     requests: &[CaptureRequest],
-    layers: &[usize],
+    (site, layers): (Site, &[usize]),
     limits: &ScoreLimits,
     hook: Option<&mut dyn Hook>,
     pass: &mut Pass,
@@ -126,10 +143,10 @@ fn run_window(
     let limit = decoder.config().max_position_embeddings;
     let tree = PrefixTree::new(sequences, wanted, limits.max_rows, limit)?;
 
-    let hidden_size = decoder.config().hidden_size;
+    let width = site.width(decoder.config());
     let mut states: Vec<Vec<Vec<f32>>> = requests
         .iter()
-        .map(|request| vec![vec![0.0; request.positions.len() * hidden_size]; layers.len()])
+        .map(|request| vec![vec![0.0; request.positions.len() * width]; layers.len()])
         .collect();
     let row_of: Vec<HashMap<usize, usize>> = requests
         .iter()
@@ -147,6 +164,7 @@ fn run_window(
     let mut cache = KvCache::new(decoder, tree.slots());
     let mut capture = Capture {
         hook,
+        site,
         layers,
         rows: Vec::new(),
         captured: Vec::new(),
@@ -157,9 +175,9 @@ fn run_window(
         capture.captured = vec![Vec::new(); layers.len()];
         decoder.forward_through(&planned.batch, &mut cache, &mut capture, last_layer)?;
         for (layer, captured) in capture.captured.iter().enumerate() {
-            for (row, (_, wanted)) in captured.chunks(hidden_size).zip(&planned.wanted) {
-                let place = row_of[wanted.sequence][&wanted.position] * hidden_size;
-                states[wanted.sequence][layer][place..place + hidden_size].copy_from_slice(row);
+            for (row, (_, wanted)) in captured.chunks(width).zip(&planned.wanted) {
+                let place = row_of[wanted.sequence][&wanted.position] * width;
+                states[wanted.sequence][layer][place..place + width].copy_from_slice(row);
             }
         }
         Ok(())
@@ -174,9 +192,10 @@ fn run_window(
     Ok((states, count))
 }
 
-/// Copies rows of the asked blocks' outputs, after the caller's own hook.
+/// Copies rows of the asked site of blocks, after the caller's own hook.
 struct Capture<'l, 'h> {
     hook: Option<&'h mut dyn Hook>,
+    site: Site,
     layers: &'l [usize],
     /// Rows of the batch at hand to copy.
     rows: Vec<usize>,
@@ -186,7 +205,7 @@ struct Capture<'l, 'h> {
 
 impl Hook for Capture<'_, '_> {
     fn wants(&self, layer: usize) -> bool {
-        self.layers.contains(&layer) || self.hook.as_ref().is_some_and(|hook| hook.wants(layer))
+        self.reads(Site::Block, layer) || self.hook.as_ref().is_some_and(|hook| hook.wants(layer))
     }
 
     fn on_block(
@@ -199,12 +218,42 @@ impl Hook for Capture<'_, '_> {
             Some(hook) if hook.wants(layer) => hook.on_block(layer, segments, hidden)?,
             _ => None,
         };
+        self.copy(Site::Block, layer, replacement.as_ref().unwrap_or(hidden))?;
+        Ok(replacement)
+    }
+
+    fn wants_heads(&self, layer: usize) -> bool {
+        let hook = self.hook.as_ref();
+        self.reads(Site::Heads, layer) || hook.is_some_and(|hook| hook.wants_heads(layer))
+    }
+
+    fn on_heads(
+        &mut self,
+        layer: usize,
+        segments: &[Segment],
+        heads: &Tensor,
+    ) -> Result<Option<Tensor>> {
+        let replacement = match &mut self.hook {
+            Some(hook) if hook.wants_heads(layer) => hook.on_heads(layer, segments, heads)?,
+            _ => None,
+        };
+        self.copy(Site::Heads, layer, replacement.as_ref().unwrap_or(heads))?;
+        Ok(replacement)
+    }
+}
+
+impl Capture<'_, '_> {
+    fn reads(&self, site: Site, layer: usize) -> bool {
+        self.site == site && self.layers.contains(&layer)
+    }
+
+    fn copy(&mut self, site: Site, layer: usize, states: &Tensor) -> Result<()> {
         let index = self.layers.iter().position(|&asked| asked == layer);
-        if let (Some(index), false) = (index, self.rows.is_empty()) {
-            let rows = select_rows(replacement.as_ref().unwrap_or(hidden), &self.rows)?;
+        if let (Some(index), true, false) = (index, self.site == site, self.rows.is_empty()) {
+            let rows = select_rows(states, &self.rows)?;
             self.captured[index] = rows.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
         }
-        Ok(replacement)
+        Ok(())
     }
 }
 

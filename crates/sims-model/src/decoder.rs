@@ -20,7 +20,7 @@ use crate::memory::{Footprint, check_room};
 use crate::ops::InstructionSet;
 use crate::sampler::SamplingParams;
 use crate::weights::Checkpoint;
-use crate::{Batch, Config, Hook, KvCache, ModelError, Result, Segment};
+use crate::{Batch, Config, Hook, KvCache, ModelError, Result, Segment, Site};
 
 pub use plain::TracedDecoder;
 
@@ -220,10 +220,9 @@ impl Decoder {
     ) -> Result<Tensor> {
         batch.check(&self.config)?;
         cache.admit(batch)?;
-        if hook
-            .as_ref()
-            .is_some_and(|hook| !(0..blocks).any(|layer| hook.wants(layer)))
-        {
+        if hook.as_ref().is_some_and(|hook| {
+            !(0..blocks).any(|layer| hook.wants(layer) || hook.wants_heads(layer))
+        }) {
             return Err(ModelError::IdleHook { layers: blocks });
         }
         let footprint = self.footprint();
@@ -347,14 +346,18 @@ impl Decoder {
     }
 }
 
-/// Calls the hook after `layer`, and checks what it returns.
+/// Calls the hook at a site of `layer`, and checks what it returns.
 fn call_hook(
     hook: &mut dyn Hook,
+    site: Site,
     layer: usize,
     segments: &[Segment],
     hidden: &Tensor,
 ) -> Result<Option<Tensor>> {
-    let replacement = hook.on_block(layer, segments, hidden)?;
+    let replacement = match site {
+        Site::Block => hook.on_block(layer, segments, hidden)?,
+        Site::Heads => hook.on_heads(layer, segments, hidden)?,
+    };
     if let Some(new) = &replacement
         && (new.shape() != hidden.shape()
             || new.dtype() != hidden.dtype()

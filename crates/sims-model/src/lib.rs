@@ -40,7 +40,7 @@ pub use chat_template::{ChatMessage, ChatTemplate};
 pub use config::Config;
 pub use decoder::{Decoder, Dtype, Kernels, TracedDecoder};
 pub use error::{ModelError, Result};
-pub use hook::Hook;
+pub use hook::{Hook, Site};
 pub use judge_template::JudgeTemplate;
 pub use kv_cache::KvCache;
 pub use language_model::{

@@ -1,9 +1,10 @@
 //! Putting steerings together: stacking a round on the one before, capping the sum, backing off.
 
+use crate::heads::{self, HeadShift};
 use crate::operator::{Additive, Edit, Operator};
 use crate::steering::{Compose, Steering, finite};
 use crate::{FitError, SteeringError};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 impl Steering {
     /// Returns several steerings of one model as one, each at its own strength, in the order given.
@@ -50,6 +51,7 @@ impl Steering {
         stacked.compose = Compose::Stack;
         stacked.strength = 1.0;
         stacked.layers = self.folded()?;
+        stacked.heads = heads::stacked((&self.heads, self.strength), (&next.heads, next.strength))?;
         for (layer, edits) in next.folded()? {
             let target = stacked.layers.entry(layer).or_default();
             for edit in edits {
@@ -69,13 +71,25 @@ impl Steering {
     /// edits; [`SteeringError::Degenerate`] if `alpha` is not finite.
     pub fn back_off(&self, incumbent: Option<&Self>, alpha: f64) -> Result<Self, SteeringError> {
         finite("the strength", alpha)?;
-        let incumbent = match (self.compose, incumbent) {
-            (Compose::Stack, Some(incumbent)) => incumbent.folded()?,
+        let (incumbent, kept_heads) = match (self.compose, incumbent) {
+            (Compose::Stack, Some(incumbent)) => {
+                (incumbent.folded()?, (&incumbent.heads, incumbent.strength))
+            }
             _ => return self.scaled(alpha),
         };
         let mut weaker = self.clone();
         weaker.layers = self.folded()?;
         weaker.strength = 1.0;
+        if let Some(&layer) = kept_heads
+            .0
+            .keys()
+            .find(|layer| !self.heads.contains_key(layer))
+        {
+            return Err(SteeringError::NotStacked { layer });
+        }
+        // (1 − α)·incumbent + α·candidate
+        let kept_heads = (kept_heads.0, kept_heads.1 * (1.0 - alpha));
+        weaker.heads = heads::stacked(kept_heads, (&self.heads, self.strength * alpha))?;
         for layer in incumbent.keys() {
             if !weaker.layers.contains_key(layer) {
                 return Err(SteeringError::NotStacked { layer: *layer });
@@ -93,15 +107,21 @@ impl Steering {
     /// # Errors
     /// None for steerings that were loaded from a file.
     pub fn changed_layers(&self, incumbent: Option<&Self>) -> Result<Vec<usize>, SteeringError> {
-        let before = match (self.compose, incumbent) {
-            (Compose::Stack, Some(incumbent)) => incumbent.folded()?,
-            _ => BTreeMap::new(),
+        let (before, heads_before) = match (self.compose, incumbent) {
+            (Compose::Stack, Some(incumbent)) => (incumbent.folded()?, incumbent.folded_heads()?),
+            _ => (BTreeMap::new(), BTreeMap::new()),
         };
-        let changed = self
-            .folded()?
-            .into_iter()
-            .filter(|(layer, edits)| before.get(layer) != Some(edits));
-        Ok(changed.map(|(layer, _)| layer).collect())
+        let (edits, heads) = (self.folded()?, self.folded_heads()?);
+        let edited = edits
+            .iter()
+            .filter(|(layer, edits)| before.get(layer) != Some(edits))
+            .map(|(&layer, _)| layer);
+        let shifted = heads
+            .iter()
+            .filter(|(layer, shift)| heads_before.get(layer) != Some(shift))
+            .map(|(&layer, _)| layer);
+        let changed: BTreeSet<usize> = edited.chain(shifted).collect();
+        Ok(changed.into_iter().collect())
     }
 
     /// Returns this candidate with the part that it adds to its incumbent at these layers alone.
@@ -115,13 +135,19 @@ impl Steering {
         incumbent: Option<&Self>,
         layers: &[usize],
     ) -> Result<Self, SteeringError> {
-        let kept = match (self.compose, incumbent) {
-            (Compose::Stack, Some(incumbent)) => incumbent.folded()?,
-            _ => BTreeMap::new(),
+        let (kept, mut heads) = match (self.compose, incumbent) {
+            (Compose::Stack, Some(incumbent)) => (incumbent.folded()?, incumbent.folded_heads()?),
+            _ => (BTreeMap::new(), BTreeMap::new()),
         };
+        for (layer, shift) in self.folded_heads()? {
+            if layers.contains(&layer) {
+                heads.insert(layer, shift);
+            }
+        }
         let mut narrower = self.clone();
         narrower.layers = self.folded()?;
         narrower.strength = 1.0;
+        narrower.heads = heads;
         if let Some(&layer) = kept
             .keys()
             .find(|layer| !narrower.layers.contains_key(layer))
@@ -139,6 +165,11 @@ impl Steering {
             }
         }
         Ok(narrower)
+    }
+
+    /// Returns the shifts of heads with the steering's strength multiplied in.
+    fn folded_heads(&self) -> Result<BTreeMap<usize, HeadShift>, SteeringError> {
+        heads::stacked((&self.heads, self.strength), (&BTreeMap::new(), 1.0))
     }
 
     /// Returns the edits with the steering's strength, and each vector's own, multiplied in.

@@ -48,6 +48,11 @@ pub enum SteeringError {
     /// Several steerings were asked for, and none given.
     #[error("there is no steering to put together; give at least one")]
     NoSteering,
+    /// A condition on what has none.
+    #[error(
+        "conditions decide on edits of the residual stream, not on shifts of attention heads: fit iti without one"
+    )]
+    UnconditionalHeads,
     /// A condition without a block to read.
     #[error("a condition needs at least one block to read")]
     NoCondition,
@@ -159,6 +164,9 @@ pub enum FitError {
         /// The same for the constant mean angle.
         constant: f64,
     },
+    /// The operator shifts attention heads, not states of the residual stream.
+    #[error("iti is fitted to what attention heads put out: extract with site heads")]
+    NotHeads,
     /// The optimiser left the finite numbers.
     #[error("the fit diverged in epoch {epoch}")]
     Diverged {

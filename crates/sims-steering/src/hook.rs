@@ -3,6 +3,7 @@
 use crate::SteeringError;
 use crate::device::OnDevice;
 use crate::gate::Gate;
+use crate::heads::shift_rows;
 use crate::operator::{Edit, EditCounts, Operator};
 use crate::real::norm;
 use crate::steering::Steering;
@@ -26,6 +27,8 @@ use std::sync::Arc;
 #[derive(Debug, Clone)]
 pub struct SteeringHook {
     layers: BTreeMap<usize, Vec<ReadyEdit>>,
+    /// What is added to the heads, strength included.
+    heads: BTreeMap<usize, Vec<f32>>,
     gate: Gate,
     hidden_size: usize,
     applications: u64,
@@ -34,7 +37,7 @@ pub struct SteeringHook {
     on_device: OnDevice,
 }
 
-/// How large the edits were, over all rows offered to the steering.
+/// How large the edits were, over all rows offered to the steering; those of heads against the heads' outputs.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct EditSizes {
     /// Rows measured.
@@ -67,8 +70,20 @@ impl SteeringHook {
                 layers.insert(layer, active);
             }
         }
+        let strength = steering.strength();
+        let heads = steering
+            .heads
+            .iter()
+            .filter(|(_, shift)| strength != 0.0 && !shift.is_zero())
+            .map(|(&layer, shift)| {
+                let scaled = shift.vector().iter();
+                let scaled = scaled.map(|&x| (strength * f64::from(x)) as f32);
+                (layer, scaled.collect())
+            })
+            .collect();
         Self {
             layers,
+            heads,
             gate,
             hidden_size: steering.hidden_size(),
             applications: 0,
@@ -121,7 +136,7 @@ impl SteeringHook {
 
     /// Returns whether the hook wants no layer, because the steering changes nothing.
     pub fn is_identity(&self) -> bool {
-        self.layers.is_empty()
+        self.layers.is_empty() && self.heads.is_empty()
     }
 
     /// Checks, after a run, that the hook was called: one that is installed and idle is an error.
@@ -129,9 +144,14 @@ impl SteeringHook {
     /// # Errors
     /// [`SteeringError::NeverApplied`] if the steering has layers to edit and none was offered.
     pub fn check_applied(&self) -> Result<(), SteeringError> {
-        if self.applications == 0 && !self.layers.is_empty() {
+        if self.applications == 0 && !self.is_identity() {
             return Err(SteeringError::NeverApplied {
-                layers: self.layers.keys().copied().collect(),
+                layers: self
+                    .layers
+                    .keys()
+                    .chain(self.heads.keys())
+                    .copied()
+                    .collect(),
             });
         }
         Ok(())
@@ -291,6 +311,42 @@ impl Hook for SteeringHook {
             return Ok(Some(edited));
         }
         Ok(Some(self.edit_tensor(layer, hidden, &ranges)?))
+    }
+
+    fn wants_heads(&self, layer: usize) -> bool {
+        self.heads.contains_key(&layer)
+    }
+
+    fn on_heads(
+        &mut self,
+        layer: usize,
+        segments: &[Segment],
+        heads: &Tensor,
+    ) -> Result<Option<Tensor>, ModelError> {
+        let Some(shift) = self.heads.get(&layer) else {
+            return Ok(None);
+        };
+        self.applications += 1;
+        let width = heads.dims().last().copied().unwrap_or(0);
+        if width != shift.len() {
+            let message = format!(
+                "the steering shifts heads of {} numbers together, but the model's have {width}",
+                shift.len()
+            );
+            return Err(ModelError::Hook { layer, message });
+        }
+        let (counts, sizes) = (&mut self.counts, &mut self.sizes);
+        let mut edited = |before: &[f32], after: &[f32], is_repeated: bool| {
+            if is_repeated {
+                return;
+            }
+            counts.rows += 1;
+            counts.edited += 1;
+            if let Some(sizes) = sizes {
+                measure(sizes, before, after, width);
+            }
+        };
+        Ok(Some(shift_rows(shift, segments, heads, &mut edited)?))
     }
 }
 

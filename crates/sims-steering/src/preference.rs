@@ -8,7 +8,7 @@
 use crate::FitError;
 use crate::real::norm;
 use crate::steering::Steering;
-use crate::{Operator, SteeringError};
+use crate::{Edit, Operator, SteeringError};
 use candle_core::{D, DType, Device, Tensor, Var};
 use candle_nn::ops::log_softmax;
 use rayon::prelude::*;
@@ -342,10 +342,11 @@ impl<'a> PreferenceOdds<'a> {
 
 /// Returns what a steering adds at a layer, `[hidden]`, if it only adds there.
 fn shift(steering: &Steering, layer: usize) -> Option<Vec<f32>> {
-    let only_adds = steering
-        .edits(layer)
-        .iter()
-        .all(|edit| matches!(edit.operator, Operator::Additive(_)) && !edit.preserve_norm);
+    let adds = |edit: &Edit| {
+        let is_plain = !edit.preserve_norm && edit.condition.is_none();
+        is_plain && matches!(edit.operator, Operator::Additive(_))
+    };
+    let only_adds = steering.head_shift(layer).is_none() && steering.edits(layer).iter().all(adds);
     let shift = only_adds
         .then(|| steering.additive_shift(layer))
         .flatten()?;

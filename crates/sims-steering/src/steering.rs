@@ -2,11 +2,12 @@
 
 use crate::condition::Condition;
 use crate::fit_summary::FitSummary;
+use crate::heads::HeadShift;
 use crate::operator::{Edit, Operator};
 use crate::{SteeringError, SteeringHook};
 use serde::{Deserialize, Serialize};
 use sims_artifact::Digest;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// How a fit relates to the steering that the round sampled with.
@@ -22,7 +23,7 @@ pub enum Compose {
 /// A steering function of one model.
 ///
 /// Holds for each layer an ordered list of [`Edit`]s, applied one after the other to that block's output,
-/// and one strength that multiplies the strengths of all of them.
+/// what is added to its attention heads, and one strength that multiplies all of it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Steering {
     pub(crate) model: Digest,
@@ -32,6 +33,7 @@ pub struct Steering {
     pub(crate) compose: Compose,
     pub(crate) strength: f64,
     pub(crate) layers: BTreeMap<usize, Vec<Edit>>,
+    pub(crate) heads: BTreeMap<usize, HeadShift>,
     pub(crate) fit: Option<FitSummary>,
 }
 
@@ -46,6 +48,7 @@ impl Steering {
             compose: Compose::Replace,
             strength: 1.0,
             layers: BTreeMap::new(),
+            heads: BTreeMap::new(),
             fit: None,
         }
     }
@@ -84,6 +87,9 @@ impl Steering {
     /// # Errors
     /// [`SteeringError::LateCondition`] or [`SteeringError::HiddenSize`] if it cannot be decided before every edit.
     pub fn conditional(mut self, condition: Condition) -> Result<Self, SteeringError> {
+        if !self.heads.is_empty() {
+            return Err(SteeringError::UnconditionalHeads);
+        }
         let condition = Arc::new(condition);
         for (&layer, edits) in &mut self.layers {
             condition.check(layer, self.hidden_size)?;
@@ -138,9 +144,15 @@ impl Steering {
         self.strength
     }
 
-    /// Returns the edited layers, in ascending order.
+    /// Returns the edited layers, those with edited heads among them, in ascending order.
     pub fn layers(&self) -> Vec<usize> {
-        self.layers.keys().copied().collect()
+        let layers: BTreeSet<usize> = self
+            .layers
+            .keys()
+            .chain(self.heads.keys())
+            .copied()
+            .collect();
+        layers.into_iter().collect()
     }
 
     /// Returns the edits of a layer in the order in which they are applied.
@@ -155,22 +167,17 @@ impl Steering {
 
     /// Returns whether the steering leaves every state bit for bit.
     pub fn is_identity(&self) -> bool {
-        self.strength == 0.0
-            || self
-                .layers
-                .values()
-                .flatten()
-                .all(|edit| edit.strength == 0.0)
+        let edits = &mut self.layers.values().flatten();
+        let is_idle = edits.all(|edit| edit.strength == 0.0);
+        self.strength == 0.0 || (is_idle && self.heads.values().all(HeadShift::is_zero))
     }
 
     /// Returns whether every edit keeps the norms of the states: a rotation, or an edit that restores them.
     ///
     /// So does a steering without edits.
     pub fn keeps_norms(&self) -> bool {
-        self.layers
-            .values()
-            .flatten()
-            .all(|edit| edit.preserve_norm || edit.operator.is_rotation())
+        let edits = &mut self.layers.values().flatten();
+        self.heads.is_empty() && edits.all(|edit| edit.preserve_norm || edit.operator.is_rotation())
     }
 
     /// Checks that the steering belongs to a model.

@@ -1,14 +1,16 @@
 //! The steering file: tensors by layer and operator, and one metadata key with canonical JSON.
 //!
 //! Tensors are `layer.{i}.{k}.vector`, `layer.{i}.{k}.normal`, `layer.{i}.{k}.angle.{m}.weight` and
-//! `….bias`, and `layer.{i}.{k}.scale`, `….shift`, `….low` and `….high` of a transport: operator `k` of layer `i`.
-//! Conditions are `condition.{n}.{m}.center` and `….direction`: block `m` of condition `n`. The same steering always gives the same bytes.
+//! `….bias`, and `layer.{i}.{k}.scale`, `….shift`, `….low` and `….high` of a transport: operator `k` of layer `i`;
+//! `layer.{i}.heads` is added to its attention heads. Conditions are `condition.{n}.{m}.center` and `….direction`:
+//! block `m` of condition `n`. The same steering always gives the same bytes.
 
 use crate::SteeringError;
 use crate::affine_transport::AffineTransport;
 use crate::angle_net::{AngleNet, Linear};
 use crate::condition::{Condition, ConditionBlock};
 use crate::fit_summary::FitSummary;
+use crate::heads::HeadShift;
 use crate::householder::{AngleRule, Householder};
 use crate::operator::{Additive, Edit, Operator};
 use crate::real::all_finite;
@@ -38,7 +40,18 @@ struct Header {
     /// Blocks of each condition; the tensors of block `m` of condition `n` lie under `condition.{n}.{m}.`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     conditions: Vec<Vec<BlockHeader>>,
+    /// Layers with shifted heads; the tensors are `layer.{layer}.heads`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    heads: Vec<HeadsHeader>,
     fit: Option<FitSummary>,
+}
+
+/// A layer's shift of heads.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HeadsHeader {
+    layer: usize,
+    head_dim: usize,
 }
 
 /// The numbers of one edit; its tensors lie under `layer.{layer}.{index}.`.
@@ -120,7 +133,17 @@ impl Steering {
                 });
             }
         }
+        let mut heads = Vec::new();
+        for (&layer, shift) in &self.heads {
+            let tensor = TensorData::vector(shift.vector().to_vec());
+            tensors.insert(format!("layer.{layer}.heads"), tensor);
+            heads.push(HeadsHeader {
+                layer,
+                head_dim: shift.head_dim(),
+            });
+        }
         let header = Header {
+            heads,
             format: FORMAT,
             operator: self.operator.clone(),
             compose: self.compose,
@@ -187,6 +210,13 @@ impl Steering {
                     },
                 )
                 .map_err(|error| invalid(path, format!("{prefix}: {error}")))?;
+        }
+        for HeadsHeader { layer, head_dim } in header.heads {
+            let name = format!("layer.{layer}.heads");
+            let vector = read_vector(&file, path, &name)?;
+            HeadShift::new(head_dim, vector)
+                .and_then(|shift| steering.push_heads(layer, shift))
+                .map_err(|error| invalid(path, format!("{name}: {error}")))?;
         }
         if steering.layers() != header.layers {
             return Err(invalid(

@@ -8,10 +8,10 @@ use sims_artifact::tables::{Message, PairRow, PromptRow, ResponseRow, StateIndex
 use sims_artifact::{Digest, ModelManifest, TensorFile, read_table, write_table};
 use sims_extract::PositionSet;
 use sims_extract::sequence::Planner;
-use sims_model::capture::{CaptureRequest, HiddenStates, hidden_states};
+use sims_model::capture::{CaptureRequest, HiddenStates, hidden_states, states_at};
 use sims_model::generate::{BatchLimits, SamplingParams};
 use sims_model::score::{ScoreLimits, ScoreRequest, response_logprobs};
-use sims_model::{ChatMessage, Hook, LanguageModel, LoadOptions};
+use sims_model::{ChatMessage, Hook, LanguageModel, LoadOptions, Site};
 use sims_sample::Draws;
 use sims_steering::{Additive, AngleRule, Edit, Householder, Operator, Steering};
 use sims_testkit::random_model::{
@@ -218,6 +218,44 @@ fn reasked_states_are_those_of_the_templated_conversation() {
     assert_eq!(metadata["positions"], "reask");
     assert_eq!(metadata["layers"], serde_json::json!([0, 1]));
     assert!(metadata["steering"].is_null());
+}
+
+#[test]
+fn states_of_heads_are_what_their_projection_reads() {
+    let bench = Bench::new();
+    let pairs = bench.pairs();
+    let arguments = ["--positions", "end", "--layers", "0,1", "--site", "heads"];
+    succeeded(&bench.run("out", &pairs, &arguments));
+    let (model, extracted) = (bench.open_model(), bench.extracted("out"));
+    let heads = serde_json::json!({"num_attention_heads": 4, "head_dim": HIDDEN / 4});
+    assert_eq!(extracted.states.metadata()["heads"], heads);
+    for (row, pair) in pairs.iter().enumerate() {
+        let mut tokens = prompt_tokens(&model, &bench.prompts[row]);
+        tokens.extend(pair.chosen_token_ids.iter().filter(|&&id| id != END));
+        tokens.push(END);
+        let request = CaptureRequest {
+            positions: vec![tokens.len() - 1],
+            tokens,
+            edit_from: usize::MAX,
+        };
+        let mut sink = |states: HiddenStates| {
+            for (layer, expected) in states.layers.iter().enumerate() {
+                assert_eq!(&extracted.row(layer, "positive", row), expected);
+            }
+            ControlFlow::Continue(())
+        };
+        let (decoder, limits) = (model.decoder(), ScoreLimits::default());
+        states_at(
+            Site::Heads,
+            decoder,
+            &[request],
+            &[0, 1],
+            &limits,
+            None,
+            &mut sink,
+        )
+        .unwrap();
+    }
 }
 
 #[test]

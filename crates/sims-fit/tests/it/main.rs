@@ -3,6 +3,7 @@
 mod broken;
 mod closed_form;
 mod condition;
+mod heads;
 mod planted;
 mod weights;
 

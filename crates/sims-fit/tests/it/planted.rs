@@ -84,11 +84,24 @@ impl Bench {
         write_table(&self.out("index.parquet"), &self.index[..rows]).unwrap();
     }
 
+    /// Says that the states are what four heads put out.
+    pub(crate) fn read_from_heads(&self) {
+        let heads = json!({"num_attention_heads": 4, "head_dim": HIDDEN / 4});
+        self.write(Value::Null, Some(heads));
+    }
+
     fn write_states(&self, steering: Value) {
-        let metadata = json!({
+        self.write(steering, None);
+    }
+
+    fn write(&self, steering: Value, heads: Option<Value>) {
+        let mut metadata = json!({
             "format": 1, "model": self.model(), "hidden_size": HIDDEN, "num_hidden_layers": LAYERS,
             "layers": [1, 2], "positions": "response", "dtype": "f32", "steering": steering,
         });
+        if let Some(heads) = heads {
+            metadata["heads"] = heads;
+        }
         write_tensors(&self.out("states.safetensors"), &self.tensors, &metadata).unwrap();
     }
 

@@ -16,7 +16,7 @@ use crate::rope::RopeTable;
 use crate::weights::{
     BlockWeights, Checkpoint, Form, GatedWeights, MlpWeights, Projection, Weights,
 };
-use crate::{Batch, Config, Dtype, Hook, KvCache, Result, Segment};
+use crate::{Batch, Config, Dtype, Hook, KvCache, Result, Segment, Site};
 
 mod experts;
 
@@ -200,56 +200,76 @@ impl Block {
     /// Attention and the MLP, each added to the residual stream.
     fn mix(&self, shared: Shared, layer: &LayerConfig, cache: &LayerCache, chunk: &mut Chunk) {
         let Settings {
+            hidden_size, heads, ..
+        } = shared.settings;
+        let n = chunk.hidden.len() / hidden_size;
+        shared.scratch.with(|scratch| {
+            let mut room = std::mem::take(&mut scratch.attended);
+            let attended = sized(&mut room, n * heads.query_size());
+            self.attend(shared, layer, cache, chunk, attended);
+            self.finish(shared, attended, chunk, scratch);
+            scratch.attended = room;
+        });
+    }
+
+    /// Writes what the attention heads put out, `[rows, query_size]`.
+    fn attend(
+        &self,
+        shared: Shared,
+        layer: &LayerConfig,
+        cache: &LayerCache,
+        chunk: &Chunk,
+        attended: &mut [f32],
+    ) {
+        let Settings {
             set,
             hidden_size,
-            heads,
             attention_scale,
             attention_cap,
             ..
         } = shared.settings;
-        let n = chunk.hidden.len() / hidden_size;
-        let rows = chunk.first_row..chunk.first_row + n;
-        shared.scratch.with(|scratch| {
-            let Scratch {
-                normed,
-                attended,
-                gate_up,
-                activated,
-                output,
-                ..
-            } = scratch;
-            let attended = sized(attended, n * heads.query_size());
-            attend(
-                set,
-                cache,
-                (shared.segments, rows),
-                chunk.qkv,
-                attended,
-                Scoring {
-                    scale: attention_scale,
-                    soft_cap: attention_cap,
-                    window: layer.window,
-                },
-                (shared.spread, shared.scratch),
-            );
-            let norm = &self.attention_post_norm;
-            shared.add(&self.o_proj, attended, norm, chunk.hidden, output);
+        let rows = chunk.first_row..chunk.first_row + chunk.hidden.len() / hidden_size;
+        attend(
+            set,
+            cache,
+            (shared.segments, rows),
+            chunk.qkv,
+            attended,
+            Scoring {
+                scale: attention_scale,
+                soft_cap: attention_cap,
+                window: layer.window,
+            },
+            (shared.spread, shared.scratch),
+        );
+    }
 
-            match &self.mlp {
-                MlpWeights::Dense(weights) => {
-                    let x = shared.normed(chunk.hidden, &self.mlp_norm, normed);
-                    let activated = shared.activate(weights, x, gate_up, activated);
-                    let norm = &self.mlp_post_norm;
-                    shared.add(&weights.down_proj, activated, norm, chunk.hidden, output);
-                }
-                MlpWeights::Experts { router, experts } => {
-                    let x = shared.normed(chunk.hidden, &self.mlp_norm, normed);
-                    let output = sized(output, x.len());
-                    experts::mix(shared, router, experts, x, output, (gate_up, activated));
-                    shared.add_output(&self.mlp_post_norm, output, chunk.hidden);
-                }
+    /// Projects the heads' outputs onto the residual stream, and adds the MLP's.
+    fn finish(&self, shared: Shared, attended: &[f32], chunk: &mut Chunk, scratch: &mut Scratch) {
+        let Scratch {
+            normed,
+            gate_up,
+            activated,
+            output,
+            ..
+        } = scratch;
+        let norm = &self.attention_post_norm;
+        shared.add(&self.o_proj, attended, norm, chunk.hidden, output);
+
+        match &self.mlp {
+            MlpWeights::Dense(weights) => {
+                let x = shared.normed(chunk.hidden, &self.mlp_norm, normed);
+                let activated = shared.activate(weights, x, gate_up, activated);
+                let norm = &self.mlp_post_norm;
+                shared.add(&weights.down_proj, activated, norm, chunk.hidden, output);
             }
-        });
+            MlpWeights::Experts { router, experts } => {
+                let x = shared.normed(chunk.hidden, &self.mlp_norm, normed);
+                let output = sized(output, x.len());
+                experts::mix(shared, router, experts, x, output, (gate_up, activated));
+                shared.add_output(&self.mlp_post_norm, output, chunk.hidden);
+            }
+        }
     }
 
     /// Returns whether some weights are ggml blocks, which are unpacked in each pass.
@@ -370,26 +390,38 @@ impl Network {
         let mut next = 0;
         while next < blocks {
             // The blocks up to the next that the hook wants run without leaving the pool.
-            let wanted = hook
-                .as_ref()
-                .and_then(|hook| (next..blocks).find(|&layer| hook.wants(layer)));
+            let wanted = hook.as_ref().and_then(|hook| {
+                (next..blocks).find(|&layer| hook.wants(layer) || hook.wants_heads(layer))
+            });
             let end = wanted.map_or(blocks, |layer| layer + 1);
+            let on_heads =
+                wanted.filter(|&layer| hook.as_ref().is_some_and(|hook| hook.wants_heads(layer)));
             in_pool(chunk_rows < rows || spread == Spread::AllThreads, || {
                 let mut chunks = self.split(&mut hidden, qkv, chunk_rows);
-                for (layer, cache) in (next..end).zip(&mut layers[next..end]) {
-                    let (block, layer) = (&self.weights.blocks[layer], &self.layers[layer]);
+                for (index, cache) in (next..end).zip(&mut layers[next..end]) {
+                    let (block, layer) = (&self.weights.blocks[index], &self.layers[index]);
                     let rope = layer.rope.map(|rope| &self.ropes[rope]);
                     let appender = cache.appender();
                     each(&mut chunks, |chunk| {
                         block.project(shared, rope, appender, chunk)
                     });
-                    each(&mut chunks, |chunk| block.mix(shared, layer, cache, chunk));
+                    if on_heads != Some(index) {
+                        each(&mut chunks, |chunk| block.mix(shared, layer, cache, chunk));
+                    }
                 }
             });
-            if let (Some(hook), Some(layer)) = (&mut hook, wanted) {
+            if let (Some(hook), Some(layer)) = (&mut hook, on_heads) {
+                let chunks = self.split(&mut hidden, qkv, chunk_rows);
+                self.mix_with(&mut **hook, shared, layer, &layers[layer], chunks)?;
+            }
+            if let (Some(hook), Some(layer)) = (&mut hook, wanted)
+                && hook.wants(layer)
+            {
                 let tensor =
                     Tensor::from_slice(&hidden, (rows, self.settings.hidden_size), &Device::Cpu)?;
-                if let Some(replacement) = call_hook(&mut **hook, layer, &batch.segments, &tensor)?
+                let hook = &mut **hook;
+                if let Some(replacement) =
+                    call_hook(hook, Site::Block, layer, &batch.segments, &tensor)?
                 {
                     hidden = replacement.flatten_all()?.to_vec1()?;
                 }
@@ -409,6 +441,44 @@ impl Network {
             (rows, self.settings.hidden_size),
             &Device::Cpu,
         )?)
+    }
+
+    /// As [`Block::mix`], with the hook between attention and its output projection.
+    fn mix_with(
+        &self,
+        hook: &mut dyn Hook,
+        shared: Shared,
+        layer: usize,
+        cache: &LayerCache,
+        mut chunks: Vec<Chunk<'_>>,
+    ) -> Result<()> {
+        let (block, settings) = (&self.weights.blocks[layer], &self.layers[layer]);
+        let width = self.settings.heads.query_size();
+        let rows_of = |chunk: &Chunk| chunk.hidden.len() / self.settings.hidden_size;
+        let rows: usize = chunks.iter().map(rows_of).sum();
+        let chunk_rows = chunks.first().map_or(1, rows_of);
+        let parallel = chunks.len() > 1 || shared.spread == Spread::AllThreads;
+        let mut attended = vec![0.0; rows * width];
+        in_pool(parallel, || {
+            let parts = attended.chunks_mut(chunk_rows * width);
+            let mut parts: Vec<_> = chunks.iter().zip(parts).collect();
+            each(&mut parts, |(chunk, part)| {
+                block.attend(shared, settings, cache, chunk, part);
+            });
+        });
+        let tensor = Tensor::from_slice(&attended, (rows, width), &Device::Cpu)?;
+        if let Some(new) = call_hook(hook, Site::Heads, layer, shared.segments, &tensor)? {
+            attended = new.flatten_all()?.to_vec1()?;
+        }
+        in_pool(parallel, || {
+            let parts = attended.chunks(chunk_rows * width);
+            let mut parts: Vec<_> = chunks.iter_mut().zip(parts).collect();
+            each(&mut parts, |(chunk, part)| {
+                let scratch = shared.scratch;
+                scratch.with(|scratch| block.finish(shared, part, chunk, scratch));
+            });
+        });
+        Ok(())
     }
 
     /// As [`Decoder::logits`](super::Decoder::logits).

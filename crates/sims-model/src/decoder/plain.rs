@@ -15,7 +15,7 @@ use crate::rope::RopeTable;
 use crate::weights::{
     BlockWeights, Checkpoint, Form, GatedWeights, MlpWeights, Projection, Weights,
 };
-use crate::{Batch, Config, Dtype, Hook, KvCache, Result, Segment};
+use crate::{Batch, Config, Dtype, Hook, KvCache, Result, Segment, Site};
 use blocks::Blocks;
 
 mod blocks;
@@ -58,6 +58,9 @@ enum Weight {
 
 /// One decoder block: attention and a gated MLP, each on the residual stream and added to it.
 type Block = BlockWeights<Place>;
+
+/// Takes the heads' outputs, `[rows, heads * head_dim]`, and returns what goes on in their place.
+type OnHeads<'f> = &'f mut dyn FnMut(Tensor) -> Result<Tensor>;
 
 /// What a forward pass computes once for all blocks of a device.
 struct Plan<'a> {
@@ -237,6 +240,7 @@ impl Block {
         plan: &Plan,
         cache: Option<&(Tensor, Tensor)>,
         hidden: &Tensor,
+        on_heads: OnHeads<'_>,
     ) -> Result<Tensor> {
         let Config {
             rms_norm_eps: eps,
@@ -249,7 +253,7 @@ impl Block {
             Ok((hidden + scaled(output, residual_multiplier)?)?)
         };
         let x = normed(plan.kernels, hidden, &self.attention_norm, eps)?;
-        let attended = self.attention(network, layer, plan, cache, &x)?;
+        let attended = self.attention(network, layer, plan, cache, &x, on_heads)?;
         let (hidden, x) = match (plan.kernels, &self.attention_post_norm, &self.mlp_norm) {
             (Some(kernels), None, Some(weight)) if residual_multiplier == 1.0 => {
                 kernels.block.add_rms_norm(hidden, &attended, weight, eps)?
@@ -276,6 +280,7 @@ impl Block {
         plan: &Plan,
         cache: Option<&(Tensor, Tensor)>,
         normed: &Tensor,
+        on_heads: OnHeads<'_>,
     ) -> Result<Tensor> {
         let config = &network.config;
         let (query_size, kv_size) = (config.query_size(), config.key_value_size());
@@ -335,7 +340,7 @@ impl Block {
             return Err(foreign_cache());
         };
         let attended = plan.attend(network, layer, &q, cache)?;
-        self.o_proj.forward(&attended)
+        self.o_proj.forward(&on_heads(attended)?)
     }
 }
 
@@ -609,9 +614,18 @@ impl Network {
                 plan = self.plan(batch, &self.places[at])?;
             }
             let settings = &self.config.layers[layer];
-            hidden = block.forward(self, settings, &plan, Some(cache), &hidden)?;
+            let mut on_heads = |heads: Tensor| match &mut hook {
+                Some(hook) if hook.wants_heads(layer) => {
+                    let hook = &mut **hook;
+                    let new = call_hook(hook, Site::Heads, layer, &batch.segments, &heads)?;
+                    Ok(new.unwrap_or(heads))
+                }
+                _ => Ok(heads),
+            };
+            hidden = block.forward(self, settings, &plan, Some(cache), &hidden, &mut on_heads)?;
             if let Some(hook) = hook.as_mut().filter(|hook| hook.wants(layer))
-                && let Some(replacement) = call_hook(&mut **hook, layer, &batch.segments, &hidden)?
+                && let Some(replacement) =
+                    call_hook(&mut **hook, Site::Block, layer, &batch.segments, &hidden)?
             {
                 hidden = replacement;
             }

@@ -6,6 +6,7 @@ mod fixtures;
 mod generation;
 mod gguf;
 mod gpu;
+mod heads;
 mod invariance;
 mod memory;
 mod parity;

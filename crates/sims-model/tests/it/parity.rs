@@ -71,12 +71,12 @@ fn a_batch_whose_last_sequence_is_the_shorter_one_has_no_padding() {
     for name in NAMES {
         let fixture = Fixture::open(name);
         let prompts = fixture.prompts();
-        let (long, short) = (prompts[2], &prompts[2][..15]);
+        let pair = [prompts[2].clone(), prompts[2][..15].to_vec()];
         for kernels in BOTH {
             let decoder = fixture.decoder(Dtype::F32, kernels);
             let expected = fixture.rows("logits.2").unwrap();
             let expected = [&expected[..], &expected[..15]].concat();
-            let found = logits(&decoder, &[long, short], None);
+            let found = logits(&decoder, &pair, None);
             let what = format!("{name}, {kernels:?}");
             assert_close(&found, &expected, F32_TOLERANCE, &what);
         }

@@ -62,7 +62,7 @@ impl<'a> TracedDecoder<'a> {
         };
         let mut hidden = hidden.clone();
         for (block, settings) in blocks.iter().zip(&network.config.layers[layers]) {
-            hidden = block.forward(network, settings, &plan, None, &hidden)?;
+            hidden = block.forward(network, settings, &plan, None, &hidden, &mut Ok)?;
         }
         Ok(hidden)
     }
