@@ -134,7 +134,12 @@ fn a_judge_that_loves_length_is_a_feedback_loop() {
     // The next round drops pairs until both sides are equally long.
     assert!(run.settings(1).length_balance);
     let longer = |round| run.figure(round, "chosen_longer").value;
-    assert!(longer(1) > 0.9 && longer(2) < 0.7, "{} {}", longer(1), longer(2));
+    assert!(
+        longer(1) > 0.9 && longer(2) < 0.7,
+        "{} {}",
+        longer(1),
+        longer(2)
+    );
 }
 
 /// The judge turns from round to round: it is seen against the first one.
@@ -148,7 +153,10 @@ fn a_growing_love_of_length_is_seen_against_the_first_round() {
     );
     assert_eq!(run.fired(1), []);
     let fired = run.fired(2);
-    let detectors: Vec<&str> = fired.iter().map(|(detector, _)| detector.as_str()).collect();
+    let detectors: Vec<&str> = fired
+        .iter()
+        .map(|(detector, _)| detector.as_str())
+        .collect();
     assert!(detectors.contains(&"longer_preferred_rise"), "{fired:?}");
     assert!(run.settings(2).length_balance);
 }
@@ -164,10 +172,18 @@ fn identical_answers_are_asked_for_hotter() {
 ",
     );
     let fired = run.fired(1);
-    assert!(fired.contains(&pair("identical_share", "hotter")), "{fired:?}");
+    assert!(
+        fired.contains(&pair("identical_share", "hotter")),
+        "{fired:?}"
+    );
     assert_eq!(run.settings(1).temperature_rise, 0.3);
     let identical = |round| run.figure(round, "identical_share").value;
-    assert!(identical(2) < identical(1) - 0.1, "{} {}", identical(1), identical(2));
+    assert!(
+        identical(2) < identical(1) - 0.1,
+        "{} {}",
+        identical(1),
+        identical(2)
+    );
 }
 
 /// Labels that mean nothing bring no gain: the loop ends before its last round.
@@ -180,7 +196,10 @@ round:
 ",
     );
     let fired = run.fired(2);
-    assert!(fired.contains(&pair("rounds_without_gain", "stop")), "{fired:?}");
+    assert!(
+        fired.contains(&pair("rounds_without_gain", "stop")),
+        "{fired:?}"
+    );
     assert!(fired.contains(&pair("refused_rounds", "stop")), "{fired:?}");
     assert_eq!(run.report["ended_after_round"], 2);
     assert_eq!(run.report["failed"], 0);
@@ -190,17 +209,29 @@ round:
     let pipeline = run.workspace.path().join("pipelines/watched.yaml");
     let pipeline = pipeline.to_str().expect("temporary paths are text");
     let again = run.workspace.json(&["run", pipeline]);
-    assert_eq!((&again["executed"], &again["ended_after_round"]), (&0.into(), &2.into()));
+    assert_eq!(
+        (&again["executed"], &again["ended_after_round"]),
+        (&0.into(), &2.into())
+    );
     let status = run.workspace.json(&["status", pipeline]);
     let states = status.as_array().expect("one object a stage").iter();
     let left_out = states.filter(|stage| stage["state"] == "left-out");
-    assert!(left_out.clone().count() > 0 && left_out.clone().all(|stage| stage["round"].as_u64() > Some(2)));
+    assert!(
+        left_out.clone().count() > 0
+            && left_out
+                .clone()
+                .all(|stage| stage["round"].as_u64() > Some(2))
+    );
     let explained = run
         .workspace
         .sims(&["explain", "sample", "--round", "3", "--pipeline", pipeline])
         .output()
         .expect("sims starts");
-    assert!(text_of(&explained).contains("round-2/guard ended the loop"), "{}", text_of(&explained));
+    assert!(
+        text_of(&explained).contains("round-2/guard ended the loop"),
+        "{}",
+        text_of(&explained)
+    );
 }
 
 /// A step far too long is unsafe at every strength: the judge is not asked, and the next round steps half as far.
@@ -208,7 +239,10 @@ round:
 fn a_step_that_is_unsafe_at_every_strength_is_halved() {
     let run = Watched::run("round:\n  fit: {step: 4.0, max-shift: 0}\n");
     let fired = run.fired(1);
-    assert!(fired.contains(&pair("unsafe_share", "back-off")), "{fired:?}");
+    assert!(
+        fired.contains(&pair("unsafe_share", "back-off")),
+        "{fired:?}"
+    );
     assert!(run.steering(1, "kept").is_identity());
     assert_eq!(run.settings(1).step_factor, 0.5);
     assert_eq!(run.settings(1).strikes, 1);
@@ -225,7 +259,10 @@ fn a_judge_that_collapses_ends_the_loop() {
 ",
     );
     let fired = run.fired(1);
-    assert!(fired.contains(&pair("first_slot_share", "roll-back, stop")), "{fired:?}");
+    assert!(
+        fired.contains(&pair("first_slot_share", "roll-back, stop")),
+        "{fired:?}"
+    );
     assert!(run.steering(1, "kept").is_identity());
     assert_eq!(run.report["ended_after_round"], 1);
 }

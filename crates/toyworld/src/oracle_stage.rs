@@ -25,8 +25,7 @@ impl Stage for OracleStage {
     const NAME: &'static str = "toyworld-oracle";
     const ABOUT: &'static str =
         "Rate responses by the built-in world's truth, for studies of judge errors";
-    const EXAMPLES: &'static str =
-        "Example:\n  toyworld-oracle --prompts train.parquet --responses responses.parquet --out oracle";
+    const EXAMPLES: &'static str = "Example:\n  toyworld-oracle --prompts train.parquet --responses responses.parquet --out oracle";
     const BEHAVIOUR: u32 = 1;
     const NUMERICS: Numerics = Numerics::Exact;
     type Params = OracleParams;
@@ -61,7 +60,10 @@ impl Stage for OracleStage {
                 rating: Some(scored.gold.score),
             })
         };
-        let ratings: Vec<RatingRow> = responses.iter().map(rate).collect::<Result<_, BadInput>>()?;
+        let ratings: Vec<RatingRow> = responses
+            .iter()
+            .map(rate)
+            .collect::<Result<_, BadInput>>()?;
         io.write("ratings", &ratings)
     }
 }
