@@ -41,7 +41,7 @@ pub fn rows(
         .collect();
     let mut rows = Vec::new();
     rows.extend(length_bias(&prompts));
-    let shares: [(&str, fn(&[JudgedPair<'_>]) -> [f64; 2]); 2] = [
+    let shares: [(&str, Count); 2] = [
         ("self_preference", base_wins),
         ("transitivity_violations", circles),
     ];
@@ -59,6 +59,9 @@ pub fn rows(
     }
     Ok(rows)
 }
+
+/// Counts something in the pairs of a prompt: a part, and the whole that it is of.
+type Count = fn(&[JudgedPair<'_>]) -> [f64; 2];
 
 /// Fits log-odds of the preferred answer that are proportional to how much longer it is.
 ///
