@@ -53,7 +53,7 @@ pub struct Comparison<'a> {
     pub second: Answer<'a>,
 }
 
-impl Comparison<'_> {
+impl<'a> Comparison<'a> {
     /// Returns the same question with the answers in the other order.
     #[must_use]
     pub fn swapped(&self) -> Self {
@@ -70,6 +70,8 @@ impl Comparison<'_> {
 pub struct Judged {
     /// One entry a comparison, in their order.
     pub preferences: Vec<Preference>,
+    /// What each member of an ensemble said, by its id; empty for others.
+    pub members: Vec<(String, Vec<Preference>)>,
     /// Comparisons whose answers were cut to fit the context.
     pub cut: usize,
     /// Tokens computed, and tokens that a run without shared prefixes would have computed.
@@ -89,7 +91,7 @@ impl Judged {
         }
     }
 
-    /// Adds what other comparisons cost; their preferences stay out.
+    /// Adds what other comparisons cost; what was said in them stays out.
     pub fn add_cost(&mut self, other: &Self) {
         self.cut += other.cut;
         self.tokens.add(other.tokens);
@@ -117,6 +119,18 @@ pub trait PairJudge {
         comparisons: &[Comparison<'_>],
         progress: Progress<'_>,
     ) -> Result<Judged, JudgeError>;
+
+    /// Answers as if nobody had asked before: a judge that keeps answers asks again.
+    ///
+    /// # Errors
+    /// As [`compare`](Self::compare).
+    fn compare_again(
+        &self,
+        comparisons: &[Comparison<'_>],
+        progress: Progress<'_>,
+    ) -> Result<Judged, JudgeError> {
+        self.compare(comparisons, progress)
+    }
 
     /// Returns whether the judge reads texts, and so can be asked about ones that nobody sampled.
     fn reads_texts(&self) -> bool {

@@ -5,11 +5,11 @@
 
 use sims_artifact::tables::MetricRow;
 use sims_stats::random::{Stream, key_of};
-use sims_stats::{Interval, StatsError, proportion::wilson};
+use sims_stats::{StatsError, proportion::wilson};
 
 use crate::comparison::{Answer, Comparison};
 use crate::damage::{first_half, said_twice, same_words, shuffled};
-use crate::reliability::row;
+use crate::reliability::{row, single};
 use crate::verdict::{BothOrders, Preference};
 
 /// The metric that `min-control-accuracy` limits.
@@ -182,21 +182,8 @@ pub fn rows(
         .map(|(_, orders)| orders.preference().abs())
         .collect();
     if let Some(largest) = identical.iter().copied().reduce(f64::max) {
-        let interval = Interval {
-            estimate: largest,
-            low: largest,
-            high: largest,
-        };
-        rows.push(MetricRow {
-            ci_low: None,
-            ci_high: None,
-            ..row(
-                IDENTICAL_MAX_DIFFERENCE,
-                interval,
-                identical.len(),
-                "maximum",
-            )
-        });
+        let n = identical.len();
+        rows.push(single(IDENTICAL_MAX_DIFFERENCE, largest, n, "maximum"));
     }
     Ok(rows)
 }

@@ -75,6 +75,44 @@ pub enum JudgeError {
         /// What is wrong with it.
         message: String,
     },
+    /// The server will not answer, however often it is asked.
+    #[error("prompt {prompt_id}: {message}")]
+    Refused {
+        /// The prompt of the comparison that was asked about.
+        prompt_id: String,
+        /// What the server said, without the key.
+        message: String,
+    },
+    /// The server did not answer, and may later.
+    #[error(
+        "prompt {prompt_id}: no answer after {attempts} attempts: {message}; run it again later, \
+         answers so far are kept"
+    )]
+    Unanswered {
+        /// The prompt of the comparison that was asked about.
+        prompt_id: String,
+        /// How often it was asked.
+        attempts: u32,
+        /// What went wrong last, without the key.
+        message: String,
+    },
+    /// The tokens that a run may spend are spent.
+    #[error(
+        "{spent} of the {budget} tokens of token-budget are spent and too few are left for a comparison; \
+         {answered} of {asked} answers are kept in {}: run it again to go on from there", cache.display()
+    )]
+    Budget {
+        /// Tokens spent.
+        spent: u64,
+        /// Tokens allowed.
+        budget: u64,
+        /// Comparisons whose answer is known.
+        answered: usize,
+        /// Comparisons in all.
+        asked: usize,
+        /// The folder that keeps answers.
+        cache: PathBuf,
+    },
     /// Parameters or inputs that do not go together.
     #[error("{0}")]
     Setting(String),
@@ -89,6 +127,11 @@ pub enum JudgeError {
 impl JudgeError {
     /// Returns whether the request, not the machine, has to change.
     pub fn is_bad_input(&self) -> bool {
-        !matches!(self, Self::Model(_))
+        !matches!(self, Self::Model(_) | Self::Unanswered { .. })
+    }
+
+    /// Returns whether the same request may succeed later.
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Self::Unanswered { .. })
     }
 }

@@ -12,11 +12,15 @@
 
 pub mod adaptive;
 pub mod annotations;
+pub mod biases;
 pub mod comparison;
 pub mod controls;
 mod damage;
 pub mod diagnostics;
+pub mod ensemble;
 mod error;
+mod figures;
+pub mod http;
 pub mod limits;
 pub mod noisy;
 pub mod open;
@@ -30,6 +34,7 @@ pub mod reliability;
 mod rounds;
 pub mod sanitise;
 pub mod schedule;
+pub mod second_opinion;
 pub mod self_judge;
 mod stage;
 pub mod template;

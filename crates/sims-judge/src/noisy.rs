@@ -51,6 +51,15 @@ impl<'a> Noisy<'a> {
         ];
         Stream::new(self.seed, key_of(&pair.join("\n"))).next_f64() < self.error_rate
     }
+
+    /// Returns what the oracle is asked instead.
+    fn mistaken<'c>(&self, comparisons: &[Comparison<'c>]) -> Vec<Comparison<'c>> {
+        let asked = |comparison: &Comparison<'c>| match self.mistakes(comparison) {
+            true => comparison.swapped(),
+            false => *comparison,
+        };
+        comparisons.iter().map(asked).collect()
+    }
 }
 
 impl PairJudge for Noisy<'_> {
@@ -63,17 +72,16 @@ impl PairJudge for Noisy<'_> {
         comparisons: &[Comparison<'_>],
         progress: Progress<'_>,
     ) -> Result<Judged, JudgeError> {
-        let asked: Vec<Comparison<'_>> = comparisons
-            .iter()
-            .map(|comparison| {
-                if self.mistakes(comparison) {
-                    comparison.swapped()
-                } else {
-                    *comparison
-                }
-            })
-            .collect();
-        self.oracle.compare(&asked, progress)
+        self.oracle.compare(&self.mistaken(comparisons), progress)
+    }
+
+    fn compare_again(
+        &self,
+        comparisons: &[Comparison<'_>],
+        progress: Progress<'_>,
+    ) -> Result<Judged, JudgeError> {
+        self.oracle
+            .compare_again(&self.mistaken(comparisons), progress)
     }
 
     fn reads_texts(&self) -> bool {

@@ -7,6 +7,8 @@ use sims_model::LanguageModel;
 
 use crate::annotations::{AnnotatedPairs, AnnotatedRatings};
 use crate::comparison::PairJudge;
+use crate::ensemble::{Ensemble, Pooling};
+use crate::http::{HttpJudge, HttpSettings};
 use crate::noisy::Noisy;
 use crate::planted::{LengthBiased, PlantedFirst, PlantedLength};
 use crate::rating::RatingJudge;
@@ -49,10 +51,21 @@ impl JudgeParams {
         finite("rating-scale", self.rating_scale.unwrap_or(1.0))
     }
 
-    /// Returns the judges that are asked: the chosen one, and the oracle behind a noisy one.
+    /// Returns the judges that are asked: the chosen one, the oracle behind a noisy one, the members of
+    /// an ensemble.
     fn kinds(&self) -> Vec<JudgeKind> {
-        let behind = (self.judge == JudgeKind::Noisy).then(|| self.oracle());
-        [self.judge].into_iter().chain(behind).collect()
+        let mut kinds = vec![self.judge];
+        if self.judge == JudgeKind::Noisy {
+            kinds.push(self.oracle());
+        }
+        if kinds.contains(&JudgeKind::Ensemble) {
+            kinds.extend(self.members());
+        }
+        kinds
+    }
+
+    fn members(&self) -> &[JudgeKind] {
+        self.members.as_ref().map_or(&[], |members| &members.0)
     }
 
     fn oracle(&self) -> JudgeKind {
@@ -62,12 +75,28 @@ impl JudgeParams {
     /// Refuses parameters of judges that are not asked, which would do nothing.
     fn check_used(&self) -> Result<(), JudgeError> {
         let kinds = self.kinds();
-        use JudgeKind::{File, Noisy, PlantedLength, Rating};
-        let parameters: [(&str, bool, &[JudgeKind]); 5] = [
+        use JudgeKind::{Ensemble, File, Http, Noisy, PlantedLength, Rating};
+        let parameters: [(&str, bool, &[JudgeKind]); 13] = [
             ("oracle", self.oracle.is_some(), &[Noisy]),
             ("error-rate", self.error_rate.is_some(), &[Noisy]),
             ("rating-scale", self.rating_scale.is_some(), &[Rating, File]),
             ("missing", self.missing.is_some(), &[File]),
+            ("members", self.members.is_some(), &[Ensemble]),
+            (
+                "member-temperatures",
+                self.member_temperatures.is_some(),
+                &[Ensemble],
+            ),
+            ("pooling", self.pooling.is_some(), &[Ensemble]),
+            ("judge-model", self.judge_model.is_some(), &[Http]),
+            ("base-url", self.base_url.is_some(), &[Http]),
+            ("concurrency", self.concurrency.is_some(), &[Http]),
+            (
+                "requests-per-minute",
+                self.requests_per_minute.is_some(),
+                &[Http],
+            ),
+            ("token-budget", self.token_budget.is_some(), &[Http]),
             (
                 "length-weight",
                 self.length_weight.is_some(),
@@ -125,6 +154,7 @@ fn open_kind<'a>(
             let scale = params.rating_scale()?;
             Box::new(RatingJudge::new(model, digest, scale, inputs.sequences)?)
         }
+        JudgeKind::Http => Box::new(HttpJudge::new(HttpSettings::new(params)?)?),
         JudgeKind::File => match (&inputs.annotations, &inputs.ratings) {
             (Some(_), None) if params.rating_scale.is_some() => {
                 return Err(JudgeError::Setting(
@@ -143,6 +173,25 @@ fn open_kind<'a>(
                 ));
             }
         },
+        JudgeKind::Ensemble => {
+            let member = |&member: &JudgeKind| match member {
+                JudgeKind::Ensemble | JudgeKind::Noisy => Err(JudgeError::Setting(format!(
+                    "`{member}` cannot be a member of an ensemble; name judges that stand alone"
+                ))),
+                member => open_kind(member, params, inputs),
+            };
+            let members = params
+                .members()
+                .iter()
+                .map(member)
+                .collect::<Result<_, _>>()?;
+            let temperatures = params.member_temperatures.as_ref();
+            Box::new(Ensemble::new(
+                members,
+                temperatures.map_or(&[], |temperatures| &temperatures.0),
+                params.pooling.unwrap_or(Pooling::Mean),
+            )?)
+        }
         JudgeKind::Noisy => {
             let error_rate = params.error_rate.ok_or_else(|| {
                 JudgeError::Setting("judge `noisy` needs error-rate, between 0 and 0.5".to_owned())

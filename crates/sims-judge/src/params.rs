@@ -1,8 +1,9 @@
 //! The stage's parameters.
 
-use sims_stage::BadInput;
+use sims_stage::{BadInput, List};
 
 use crate::Schedule;
+use crate::ensemble::Pooling;
 use crate::limits::{Limits, Unreliable};
 
 sims_stage::choice! {
@@ -12,8 +13,12 @@ sims_stage::choice! {
         SelfJudge = "self",
         /// The frozen model itself, by the mean of its ratings from 1 to 9 of each answer alone
         Rating = "rating",
+        /// A model behind an OpenAI-compatible chat completions interface
+        Http = "http",
         /// Annotations made elsewhere, given as `annotations` or `ratings`
         File = "file",
+        /// Several judges that decide together
+        Ensemble = "ensemble",
         /// Another judge, the oracle, that errs at a known rate
         Noisy = "noisy",
         /// A control: the longer answer wins by fixed log-odds per token
@@ -82,8 +87,26 @@ sims_stage::params! {
         rating_scale: f64,
         /// file: what follows when a pair is not annotated; fail if not given
         missing: Missing,
+        /// http: the model's name at the server
+        judge_model: String,
+        /// http: the server's address up to /v1; OPENAI_BASE_URL, or OpenAI's, if not given
+        base_url: String,
+        /// http: requests under way at once; 8 if not given
+        concurrency: u32,
+        /// http: most requests a minute; no limit if not given
+        requests_per_minute: u32,
+        /// http: most tokens that a run may spend, after which it stops and keeps its answers
+        token_budget: u64,
+        /// ensemble: the judges, such as self,rating
+        members: List<JudgeKind>,
+        /// ensemble: what each member's log-odds are divided by; 1 each if not given
+        member_temperatures: List<f64>,
+        /// ensemble: how the members decide; mean if not given
+        pooling: Pooling,
         /// planted-length: what each token counts by which an answer is longer. Unit: nats
         length_weight: f64,
+        /// Any judge: prompts whose pairs are asked a second time, to see whether the judge repeats itself
+        retest: u32,
         /// Any judge: a bias for the longer answer, added to its log-odds. Unit: nats a token
         length_bias: f64,
         /// Any judge: what length-bias grows by with each round after the first. Unit: nats a token

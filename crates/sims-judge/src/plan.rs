@@ -67,6 +67,13 @@ pub(crate) struct Pair<'a> {
 }
 
 impl Pair<'_> {
+    /// Returns the lengths in tokens; none where a text has no tokens.
+    pub(crate) fn lengths(&self) -> Option<[usize; 2]> {
+        let known = |row: &ResponseRow| !row.token_ids.is_empty() || row.text.trim().is_empty();
+        let lengths = [self.a.token_ids.len(), self.b.token_ids.len()];
+        (known(self.a) && known(self.b)).then_some(lengths)
+    }
+
     /// Returns the comparison in the orders `ab` and `ba`.
     pub(crate) fn comparisons(&self) -> [Comparison<'_>; 2] {
         [(self.a, self.b), (self.b, self.a)].map(|(first, second)| Comparison {

@@ -85,6 +85,19 @@ impl<'a> LengthBiased<'a> {
     }
 }
 
+impl LengthBiased<'_> {
+    fn biased(
+        &self,
+        mut judged: Judged,
+        comparisons: &[Comparison<'_>],
+    ) -> Result<Judged, JudgeError> {
+        for (preference, comparison) in judged.preferences.iter_mut().zip(comparisons) {
+            preference.logit += self.bias * longer_by(comparison)?;
+        }
+        Ok(judged)
+    }
+}
+
 impl PairJudge for LengthBiased<'_> {
     fn id(&self) -> &str {
         &self.id
@@ -95,11 +108,18 @@ impl PairJudge for LengthBiased<'_> {
         comparisons: &[Comparison<'_>],
         progress: Progress<'_>,
     ) -> Result<Judged, JudgeError> {
-        let mut judged = self.judge.compare(comparisons, progress)?;
-        for (preference, comparison) in judged.preferences.iter_mut().zip(comparisons) {
-            preference.logit += self.bias * longer_by(comparison)?;
-        }
-        Ok(judged)
+        self.biased(self.judge.compare(comparisons, progress)?, comparisons)
+    }
+
+    fn compare_again(
+        &self,
+        comparisons: &[Comparison<'_>],
+        progress: Progress<'_>,
+    ) -> Result<Judged, JudgeError> {
+        self.biased(
+            self.judge.compare_again(comparisons, progress)?,
+            comparisons,
+        )
     }
 
     fn reads_texts(&self) -> bool {

@@ -14,7 +14,7 @@ use crate::verdict::BothOrders;
 pub const FLIP_RATE: &str = "flip_rate";
 
 /// Over prompts, all comparisons of a prompt resampled together.
-const BOOTSTRAP: &str = "bootstrap";
+pub(crate) const BOOTSTRAP: &str = "bootstrap";
 const ORDER_SPLIT: &str = "spearman, chance-corrected, spearman-brown, bootstrap";
 
 /// Two responses to one prompt, judged in both orders.
@@ -28,6 +28,10 @@ pub struct JudgedPair<'a> {
     pub b: &'a str,
     /// Whether both responses have the same text.
     pub equal_texts: bool,
+    /// Lengths of `a` and `b`; none where one has a text but no tokens. Unit: tokens.
+    pub lengths: Option<[usize; 2]>,
+    /// Who answered: the policies of `a` and `b`.
+    pub policies: [&'a str; 2],
     /// What the judge made of them.
     pub orders: BothOrders,
 }
@@ -197,6 +201,20 @@ pub(crate) fn row(metric: &str, interval: Interval, n: usize, method: &str) -> M
     }
 }
 
+/// Returns a row without an interval.
+pub(crate) fn single(metric: &str, value: f64, n: usize, method: &str) -> MetricRow {
+    let interval = Interval {
+        estimate: value,
+        low: value,
+        high: value,
+    };
+    MetricRow {
+        ci_low: None,
+        ci_high: None,
+        ..row(metric, interval, n, method)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -233,6 +251,8 @@ mod tests {
                     a,
                     b,
                     equal_texts: false,
+                    lengths: None,
+                    policies: ["base"; 2],
                     orders: orders(judge(i, j), judge(j, i)),
                 });
             }
@@ -294,6 +314,8 @@ mod tests {
             a,
             b: "z",
             equal_texts: false,
+            lengths: None,
+            policies: ["base"; 2],
             orders,
         };
         let rows = rows(&[pair("x", orders(2.0, 0.0)), pair("y", orders(-1.0, 1.0))]);

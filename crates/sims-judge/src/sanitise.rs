@@ -35,6 +35,11 @@ impl Sanitiser {
         )
     }
 
+    /// Makes the sanitiser of a template for a model whose special tokens are unknown: fences alone.
+    pub fn of_template(template: &JudgeTemplate) -> Self {
+        Self::new(fences(template))
+    }
+
     /// Returns `text` without any of the strings, each replaced by a space.
     pub fn clean(&self, text: &str) -> String {
         let mut clean = text.to_owned();

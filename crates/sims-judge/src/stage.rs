@@ -8,12 +8,15 @@ use sims_artifact::tables::{JudgmentRow, MetricRow};
 use sims_artifact::{Digest, ModelManifest, read_prompts};
 use sims_model::language_model::set_threads;
 use sims_model::{DeviceChoice, LanguageModel, LoadOptions, memory, numerics_class};
-use sims_stage::{BadInput, Interrupted, Numerics, Role, Stage, StageIo};
+use sims_stage::{BadInput, Interrupted, Numerics, Retryable, Role, Stage, StageIo};
 use sims_stats::Bootstrap;
 
+use crate::JudgeError;
 use crate::Schedule;
-use crate::comparison::{Comparison, Judged, PairJudge};
+use crate::annotations::AnnotatedPairs;
+use crate::comparison::{Comparison, Judged, PairJudge, Progress};
 use crate::controls::{self, Control, IDENTICAL_MAX_DIFFERENCE};
+use crate::figures::Evidence;
 use crate::limits::Unreliable;
 use crate::open::{JudgeInputs, open};
 use crate::params::{JudgeParams, Missing, WeightType};
@@ -31,7 +34,7 @@ impl Stage for Judge {
         "Compares responses pairwise, with the frozen model as its own judge or another";
     const EXAMPLES: &'static str = "Example:
   sims-judge --prompts train.parquet --responses responses.parquet --model data/tiny --meets 4 --out judged";
-    const BEHAVIOUR: u32 = 3;
+    const BEHAVIOUR: u32 = 4;
     const NUMERICS: Numerics = Numerics::Model(numerics_class);
     type Params = JudgeParams;
 
@@ -53,6 +56,11 @@ impl Stage for Judge {
                 "ratings",
                 "ratings@1",
                 "Judge file: ratings of single responses",
+            ),
+            Role::optional(
+                "second",
+                "judgments@1",
+                "Another judge's judgments, to measure agreement with",
             ),
         ]
     }
@@ -104,40 +112,54 @@ impl Stage for Judge {
             ),
             false => Vec::new(),
         };
-        let mut ask = |pairs: &[Pair<'_>]| {
+        let judge = judge.as_ref();
+        let mut ask_pairs = |pairs: &[Pair<'_>]| {
             let comparisons: Vec<Comparison<'_>> =
                 pairs.iter().flat_map(Pair::comparisons).collect();
-            compare(judge.as_ref(), "judge", &comparisons, io)
+            ask("judge", &comparisons, io, |asked, progress| {
+                judge.compare(asked, progress)
+            })
         };
         let mut sureness = Vec::new();
         let (pairs, judged) = if params.schedule == Schedule::Adaptive {
-            let rounds = rounds::judge(params, &groups, &prompts, &mut ask)?;
+            let rounds = rounds::judge(params, &groups, &prompts, &mut ask_pairs)?;
             sureness = rounds.rows(&Bootstrap::seeded(params.seed))?;
             io.count("rounds", rounds.count as f64);
             (rounds.pairs, rounds.judged)
         } else {
-            let judged = ask(&planned)?;
+            let judged = ask_pairs(&planned)?;
             (planned, judged)
         };
+        let retested = &pairs[..first_prompts(&pairs, params.retest.unwrap_or(0))];
+        let comparisons: Vec<Comparison<'_>> =
+            retested.iter().flat_map(Pair::comparisons).collect();
+        let again = ask("retest", &comparisons, io, |asked, progress| {
+            judge.compare_again(asked, progress)
+        })?;
         let comparisons: Vec<Comparison<'_>> =
             controls.iter().flat_map(Control::comparisons).collect();
-        let controlled = compare(judge.as_ref(), "controls", &comparisons, io)?;
-        count_cost(&judged, &controlled, io);
+        let controlled = ask("controls", &comparisons, io, |asked, progress| {
+            judge.compare(asked, progress)
+        })?;
+        count_cost(&[&judged, &again, &controlled], io);
 
         io.count("pairs", pairs.len() as f64);
         io.count("comparisons_cut_to_fit", judged.cut as f64);
         io.count("controls", controls.len() as f64);
-        let (rows, reliability) = read(params, judge.id(), &pairs, &judged);
-        let mut figures = reliability.rows(&Bootstrap::seeded(params.seed))?;
+        let (rows, read) = read(params, judge.id(), &pairs, &judged);
+        let evidence = Evidence {
+            pairs: &read,
+            second: second(io.optional_input("second"), &read)?,
+            members: &judged.members,
+            again: BothOrders::of(&again.preferences).collect(),
+            controls: (&controls, &controlled.preferences),
+        };
+        let mut figures = evidence.rows(params.min_coverage, &Bootstrap::seeded(params.seed))?;
         figures.extend(sureness);
-        figures.extend(controls::rows(
-            &controls,
-            &controlled.preferences,
-            params.min_coverage,
-        )?);
         for figure in &figures {
             io.count(&figure.metric, figure.value);
         }
+        let reliability = Reliability::of(&read, params.min_coverage);
         warn(&reliability, judged.cut, &figures, io);
         hold_to_limits(params, &figures, io)?;
         io.write("judgments", &rows)?;
@@ -184,11 +206,43 @@ fn annotated<'a>(
     Ok(known)
 }
 
+/// Returns how many pairs the first prompts have.
+fn first_prompts(pairs: &[Pair<'_>], prompts: u32) -> usize {
+    let of_prompts = pairs.chunk_by(|left, right| left.a.prompt_id == right.a.prompt_id);
+    of_prompts.take(prompts as usize).map(<[_]>::len).sum()
+}
+
+/// Reads what another judge says of the same pairs; nothing without its table.
+fn second(
+    table: Option<&Path>,
+    pairs: &[JudgedPair<'_>],
+) -> anyhow::Result<Vec<Option<BothOrders>>> {
+    let Some(table) = table else {
+        return Ok(Vec::new());
+    };
+    let second = AnnotatedPairs::read(table).map_err(bad_input)?;
+    let both = |pair: &JudgedPair<'_>| {
+        Some(BothOrders {
+            ab: second.find(pair.prompt_id, pair.a, pair.b)?,
+            ba: second.find(pair.prompt_id, pair.b, pair.a)?,
+        })
+    };
+    let found: Vec<Option<BothOrders>> = pairs.iter().map(both).collect();
+    if found.iter().all(Option::is_none) {
+        return Err(BadInput::new(format!(
+            "{} has none of the {} pairs that were judged; does it belong to these responses?",
+            table.display(),
+            pairs.len()
+        ))
+        .into());
+    }
+    Ok(found)
+}
+
 /// Counts what all comparisons cost.
-fn count_cost(judged: &Judged, controlled: &Judged, io: &mut StageIo) {
+fn count_cost(judged: &[&Judged], io: &mut StageIo) {
     let mut cost = Judged::default();
-    cost.add_cost(judged);
-    cost.add_cost(controlled);
+    judged.iter().for_each(|judged| cost.add_cost(judged));
     if let Some(warning) = memory::warning(cost.tokens.halvings) {
         io.warn(warning);
     }
@@ -203,11 +257,12 @@ fn bad_input<E: std::error::Error + Send + Sync + 'static>(error: E) -> BadInput
     BadInput::new(format!("{:#}", anyhow::Error::new(error)))
 }
 
-fn compare(
-    judge: &dyn PairJudge,
+/// Has comparisons answered by `ask`, with progress and interrupts.
+fn ask(
     label: &str,
     comparisons: &[Comparison<'_>],
     io: &mut StageIo,
+    ask: impl Fn(&[Comparison<'_>], Progress<'_>) -> Result<Judged, JudgeError>,
 ) -> anyhow::Result<Judged> {
     if comparisons.is_empty() {
         return Ok(Judged::default());
@@ -221,38 +276,37 @@ fn compare(
             ControlFlow::Continue(())
         }
     };
-    match judge.compare(comparisons, &mut report) {
+    match ask(comparisons, &mut report) {
         Ok(judged) => Ok(judged),
         Err(_) if io.interrupted() => Err(Interrupted.into()),
         Err(error) if error.is_bad_input() => Err(bad_input(error).into()),
+        Err(error) if error.is_passing() => Err(Retryable::new(error.to_string()).into()),
         Err(error) => Err(error).context("judging failed"),
     }
 }
 
-/// Returns the rows of the judgments table, and what the judgments say about the judge.
-fn read(
+/// Returns the rows of the judgments table, and the pairs as the judge's reliability is read from them.
+fn read<'a>(
     params: &JudgeParams,
     judge: &str,
-    pairs: &[Pair<'_>],
+    pairs: &[Pair<'a>],
     judged: &Judged,
-) -> (Vec<JudgmentRow>, Reliability) {
+) -> (Vec<JudgmentRow>, Vec<JudgedPair<'a>>) {
     let mut rows = Vec::with_capacity(judged.preferences.len());
     let mut read = Vec::with_capacity(pairs.len());
-    for (pair, orders) in pairs.iter().zip(judged.preferences.chunks_exact(2)) {
-        let orders = BothOrders {
-            ab: orders[0],
-            ba: orders[1],
-        };
+    for (pair, orders) in pairs.iter().zip(BothOrders::of(&judged.preferences)) {
         rows.extend(orders.rows(pair.a, pair.b, judge, params.min_coverage));
         read.push(JudgedPair {
             prompt_id: &pair.a.prompt_id,
             a: &pair.a.response_id,
             b: &pair.b.response_id,
             equal_texts: pair.a.text == pair.b.text,
+            lengths: pair.lengths(),
+            policies: [&pair.a.policy, &pair.b.policy],
             orders,
         });
     }
-    (rows, Reliability::of(&read, params.min_coverage))
+    (rows, read)
 }
 
 /// Says what makes the judgments worth little.

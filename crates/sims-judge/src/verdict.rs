@@ -8,7 +8,7 @@ use sims_stats::win_rate::logistic;
 use crate::JudgeError;
 
 /// Log-odds up to which the judge has no preference. Unit: nats.
-const TIE: f64 = 1e-6;
+pub(crate) const TIE: f64 = 1e-6;
 
 /// The tokens that begin a verdict for the response shown first, and for the one shown second.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,6 +94,15 @@ pub struct BothOrders {
 }
 
 impl BothOrders {
+    /// Reads pairs from what was said of their comparisons, `ab` before `ba`.
+    pub fn of(preferences: &[Preference]) -> impl Iterator<Item = Self> + '_ {
+        let both = |orders: &[Preference]| Self {
+            ab: orders[0],
+            ba: orders[1],
+        };
+        preferences.chunks_exact(2).map(both)
+    }
+
     /// Returns the preference for `a` without position bias: `(D_ab - D_ba) / 2`. Unit: nats.
     pub fn preference(&self) -> f64 {
         (self.ab.logit - self.ba.logit) / 2.0

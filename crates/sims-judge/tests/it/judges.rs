@@ -348,6 +348,18 @@ fn parameters_that_do_not_go_together_are_refused() {
         ),
         (&["--judge", "planted-length"], "needs length-weight"),
         (
+            &["--judge", "ensemble", "--members", "planted-first"],
+            "name at least two",
+        ),
+        (
+            &["--judge", "ensemble", "--members", "noisy,planted-first"],
+            "`noisy` cannot be a member",
+        ),
+        (
+            &["--judge", "planted-first", "--pooling", "majority"],
+            "choose judge `ensemble`",
+        ),
+        (
             &["--judge", "planted-first", "--error-rate", "0.1"],
             "choose judge `noisy`",
         ),
@@ -434,4 +446,59 @@ fn a_vocabulary_without_digits_cannot_rate() {
         message.contains("`1` is no single token of this model"),
         "{message}"
     );
+}
+
+#[test]
+fn an_ensemble_judges_by_the_mean_and_tells_how_far_its_members_agree() {
+    let bench = Bench::new(&RandomModel::default());
+    let mut responses = bench.responses(4, 5);
+    for response in &mut responses {
+        response.token_ids = vec![1; 1 + response.sample_index as usize];
+    }
+    succeeded(&bench.run("self", &responses, &ANY_COVERAGE));
+    let ensemble = [
+        "--judge",
+        "ensemble",
+        "--members",
+        "self,planted-length",
+        "--member-temperatures",
+        "1,2",
+        "--length-weight",
+        "0.5",
+    ];
+    let arguments = [&ANY_COVERAGE[..], &ensemble].concat();
+    succeeded(&bench.run("both", &responses, &arguments));
+    let index = |id: &str| {
+        let of = |response: &&ResponseRow| response.response_id == id;
+        f64::from(responses.iter().find(of).unwrap().sample_index)
+    };
+    for (alone, row) in bench.judgments("self").iter().zip(bench.judgments("both")) {
+        let longer = index(&row.response_a) - index(&row.response_b);
+        assert!((row.raw - (alone.raw + 0.25 * longer) / 2.0).abs() < 1e-12);
+        assert!(
+            row.judge.starts_with("ensemble/mean(self/words-1/"),
+            "{}",
+            row.judge
+        );
+    }
+    let figures = bench.reliability("both");
+    let row = &figures["members_1_2_agreement"];
+    assert!((0.0..1.0).contains(&row.value) && row.n == 4, "{row:?}");
+    assert!(figures.contains_key("members_1_2_kappa"));
+    // The planted member is all length, the self judge knows nothing of it.
+    assert!(figures["length_bias"].value > 0.0);
+}
+
+#[test]
+fn a_planted_bias_for_length_is_what_the_reliability_says() {
+    let bench = Bench::new(&RandomModel::default());
+    let mut responses = bench.responses(4, 5);
+    for response in &mut responses {
+        response.token_ids = vec![1; 1 + response.sample_index as usize];
+    }
+    let longer = ["--judge", "planted-length", "--length-weight", "0.125"];
+    succeeded(&bench.run_without_model("longer", &responses, &longer));
+    let figures = bench.reliability("longer");
+    assert!((figures["length_bias"].value - 0.125).abs() < 1e-12);
+    assert_eq!(figures["transitivity_violations"].value, 0.0);
 }

@@ -2,6 +2,7 @@
 
 mod adaptive;
 mod broken;
+mod http;
 mod judges;
 mod reliability;
 

@@ -5,14 +5,15 @@ use std::fs;
 use std::process::Command;
 
 use serde_json::Value;
-use sims_artifact::read_table;
-use sims_artifact::tables::MetricRow;
+use sims_artifact::tables::{JudgmentRow, MetricRow};
+use sims_artifact::{read_table, write_table};
+use sims_stats::agreement::cohen_kappa;
 use sims_testkit::random_model::{RandomModel, refused, succeeded, summary};
 
 use crate::{ANY_COVERAGE, Bench};
 
 impl Bench {
-    fn reliability(&self, out: &str) -> BTreeMap<String, MetricRow> {
+    pub(crate) fn reliability(&self, out: &str) -> BTreeMap<String, MetricRow> {
         let rows: Vec<MetricRow> = read_table(&self.path(out).join("reliability.parquet")).unwrap();
         rows.into_iter()
             .map(|row| (row.metric.clone(), row))
@@ -35,7 +36,7 @@ fn the_stage_describes_both_outputs() {
         .output()
         .unwrap();
     let description: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(description["behaviour"], 3);
+    assert_eq!(description["behaviour"], 4);
     assert_eq!(description["outputs"]["judgments"]["schema"], "judgments@1");
     assert_eq!(description["outputs"]["reliability"]["schema"], "metrics@1");
     let params = &description["params"]["properties"];
@@ -68,6 +69,7 @@ fn the_table_holds_each_figure_with_its_interval() {
             "order_split_reliability",
             "position_bias",
             "position_bias_share",
+            "transitivity_violations",
         ]
     );
     for (name, row) in &found {
@@ -235,6 +237,68 @@ fn a_limit_that_is_no_share_is_refused() {
     );
     assert!(
         message.contains("max-flip-rate is 40, but a share is between 0 and 1"),
+        "{message}"
+    );
+}
+
+#[test]
+fn asked_again_the_model_says_the_same_and_costs_the_same() {
+    let bench = Bench::new(&RandomModel::default());
+    let responses = bench.responses(5, 4);
+    succeeded(&bench.run("once", &responses, &ANY_COVERAGE));
+    succeeded(&bench.run("twice", &responses, &with(&["--retest", "2"])));
+    assert_eq!(
+        bench.bytes("once", "judgments"),
+        bench.bytes("twice", "judgments")
+    );
+    let figures = bench.reliability("twice");
+    for (metric, expected) in [("retest_agreement", 1.0), ("retest_max_difference", 0.0)] {
+        let row = &figures[metric];
+        assert_eq!((row.value, row.n), (expected, 2), "{metric}");
+    }
+    assert!(!bench.reliability("once").contains_key("retest_agreement"));
+    let tokens = |out: &str| summary(&bench.path(out))["counts"]["tokens_computed"].as_f64();
+    assert!(tokens("twice") > tokens("once"));
+}
+
+#[test]
+fn agreement_with_a_second_judge_is_that_of_the_two_tables() {
+    let bench = Bench::new(&RandomModel::default());
+    let responses = bench.responses(5, 4);
+    succeeded(&bench.run("first", &responses, &ANY_COVERAGE));
+    let table = bench.path("first").join("judgments.parquet");
+    let second = ["--second", table.to_str().unwrap()];
+    succeeded(&bench.run("same", &responses, &with(&second)));
+    let figures = bench.reliability("same");
+    assert_eq!(figures["second_agreement"].value, 1.0);
+    assert_eq!(figures["second_kappa"].value, 1.0);
+
+    let noisy = ["--judge", "noisy", "--error-rate", "0.3"];
+    succeeded(&bench.run("noisy", &responses, &with(&[&noisy[..], &second].concat())));
+    let preference = |pair: &[JudgmentRow]| pair[0].raw + pair[1].raw;
+    let (left, right) = (bench.judgments("first"), bench.judgments("noisy"));
+    let labels = |rows: &[JudgmentRow]| -> Vec<usize> {
+        let of = |pair| usize::from(preference(pair) > 0.0);
+        rows.chunks(2).map(of).collect()
+    };
+    let expected = cohen_kappa(&labels(&right), &labels(&left), 2).unwrap();
+    let figures = bench.reliability("noisy");
+    assert!(expected.observed < 1.0);
+    assert!((figures["second_agreement"].value - expected.observed).abs() < 1e-12);
+    assert!((figures["second_kappa"].value - expected.kappa).abs() < 1e-12);
+
+    let others = bench.path("others.parquet");
+    let mut rows = left;
+    rows.iter_mut().for_each(|row| row.prompt_id.push('x'));
+    write_table(&others, &rows).unwrap();
+    let output = bench.run(
+        "bad",
+        &responses,
+        &with(&["--second", others.to_str().unwrap()]),
+    );
+    let message = refused(&output, &bench.path("bad"));
+    assert!(
+        message.contains("others.parquet has none of the 30 pairs"),
         "{message}"
     );
 }
