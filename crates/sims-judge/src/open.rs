@@ -10,7 +10,7 @@ use crate::comparison::PairJudge;
 use crate::ensemble::{Ensemble, Pooling};
 use crate::http::{HttpJudge, HttpSettings};
 use crate::noisy::Noisy;
-use crate::planted::{LengthBiased, PlantedFirst, PlantedLength};
+use crate::planted::{Bias, Biased, PlantedFirst, PlantedLength};
 use crate::rating::RatingJudge;
 use crate::template::choose;
 use crate::{JudgeError, JudgeKind, JudgeParams, SelfJudge};
@@ -130,10 +130,13 @@ pub fn open<'a>(
         "length-bias-growth",
         params.length_bias_growth.unwrap_or(0.0),
     )?;
-    let bias = finite("length-bias", params.length_bias.unwrap_or(0.0))?
-        + growth * f64::from(inputs.round.saturating_sub(1));
-    if bias != 0.0 {
-        judge = Box::new(LengthBiased::new(judge, bias));
+    let bias = Bias {
+        first: finite("first-bias", params.first_bias.unwrap_or(0.0))?,
+        length: finite("length-bias", params.length_bias.unwrap_or(0.0))?
+            + growth * f64::from(inputs.round.saturating_sub(1)),
+    };
+    if bias != Bias::default() {
+        judge = Box::new(Biased::new(judge, bias));
     }
     Ok(judge)
 }

@@ -107,6 +107,8 @@ sims_stage::params! {
         length_weight: f64,
         /// Any judge: prompts whose pairs are asked a second time, to see whether the judge repeats itself
         retest: u32,
+        /// Any judge: a bias for the answer shown first, added to its log-odds. Unit: nats
+        first_bias: f64,
         /// Any judge: a bias for the longer answer, added to its log-odds. Unit: nats a token
         length_bias: f64,
         /// Any judge: what length-bias grows by with each round after the first. Unit: nats a token

@@ -67,38 +67,36 @@ impl PairJudge for PlantedFirst {
     }
 }
 
-/// A judge with a bias for length that it did not have.
-pub struct LengthBiased<'a> {
+/// What is added to a judge's log-odds. Both in nats.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Bias {
+    /// For the answer that is shown first.
+    pub first: f64,
+    /// For the longer answer, a token.
+    pub length: f64,
+}
+
+/// A judge with biases that it did not have.
+pub struct Biased<'a> {
     judge: Box<dyn PairJudge + 'a>,
-    bias: f64,
+    bias: Bias,
     id: String,
 }
 
-impl<'a> LengthBiased<'a> {
-    /// Adds `bias` nats to the log-odds of an answer for each token that it is longer.
-    pub fn new(judge: Box<dyn PairJudge + 'a>, bias: f64) -> Self {
-        Self {
-            id: format!("{}/length-bias/{bias}", judge.id()),
-            judge,
-            bias,
+impl<'a> Biased<'a> {
+    /// Adds `bias` to the log-odds of `judge`.
+    pub fn new(judge: Box<dyn PairJudge + 'a>, bias: Bias) -> Self {
+        let mut id = judge.id().to_owned();
+        for (name, nats) in [("first-bias", bias.first), ("length-bias", bias.length)] {
+            if nats != 0.0 {
+                id.push_str(&format!("/{name}/{nats}"));
+            }
         }
+        Self { judge, bias, id }
     }
 }
 
-impl LengthBiased<'_> {
-    fn biased(
-        &self,
-        mut judged: Judged,
-        comparisons: &[Comparison<'_>],
-    ) -> Result<Judged, JudgeError> {
-        for (preference, comparison) in judged.preferences.iter_mut().zip(comparisons) {
-            preference.logit += self.bias * longer_by(comparison)?;
-        }
-        Ok(judged)
-    }
-}
-
-impl PairJudge for LengthBiased<'_> {
+impl PairJudge for Biased<'_> {
     fn id(&self) -> &str {
         &self.id
     }
@@ -108,18 +106,14 @@ impl PairJudge for LengthBiased<'_> {
         comparisons: &[Comparison<'_>],
         progress: Progress<'_>,
     ) -> Result<Judged, JudgeError> {
-        self.biased(self.judge.compare(comparisons, progress)?, comparisons)
-    }
-
-    fn compare_again(
-        &self,
-        comparisons: &[Comparison<'_>],
-        progress: Progress<'_>,
-    ) -> Result<Judged, JudgeError> {
-        self.biased(
-            self.judge.compare_again(comparisons, progress)?,
-            comparisons,
-        )
+        let mut judged = self.judge.compare(comparisons, progress)?;
+        for (preference, comparison) in judged.preferences.iter_mut().zip(comparisons) {
+            preference.logit += self.bias.first;
+            if self.bias.length != 0.0 {
+                preference.logit += self.bias.length * longer_by(comparison)?;
+            }
+        }
+        Ok(judged)
     }
 
     fn reads_texts(&self) -> bool {
@@ -184,13 +178,17 @@ mod tests {
 
     #[test]
     fn a_bias_is_added_to_what_the_judge_says() {
-        let biased = LengthBiased::new(Box::new(PlantedFirst), 0.5);
+        let bias = Bias {
+            first: 1.0,
+            length: 0.5,
+        };
+        let biased = Biased::new(Box::new(PlantedFirst), bias);
         let forth = comparison("w w w w", "w");
         assert_eq!(
             logits(&biased, &[forth, forth.swapped()]),
-            [FIRST + 1.5, FIRST - 1.5]
+            [FIRST + 2.5, FIRST - 0.5]
         );
-        assert_eq!(biased.id(), "planted-first/length-bias/0.5");
+        assert_eq!(biased.id(), "planted-first/first-bias/1/length-bias/0.5");
     }
 
     #[test]
