@@ -33,7 +33,7 @@ TABLES = {
     "bank": "pairs@1",
     "index": "index@1",
     "fit-report": "fit-report@1",
-    "decision": "decision@1",
+    "decision": "decision@2",
     "metrics": "metrics@1",
     "scores": "scores@1",
 }
