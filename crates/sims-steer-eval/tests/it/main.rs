@@ -209,7 +209,7 @@ fn a_candidate_that_loops_is_rolled_back_to_nothing() {
     assert_eq!(bench.metric("out", "accepted_strength").value, 0.0);
     let warnings = summary(&bench.path("out"))["warnings"].to_string();
     assert!(
-        warnings.contains("no strength passed the gates"),
+        warnings.contains("no setting passed the gates"),
         "{warnings}"
     );
 }

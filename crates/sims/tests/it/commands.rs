@@ -321,6 +321,8 @@ fn help_is_complete() {
                              workspace]
           --runs <DIR>       Folder of the views [default: runs in the pipeline's workspace]
           --rounds <N>       Rounds to run instead of the pipeline's
+          --seed <N>         Root seed instead of the pipeline's; results are shown under
+                             runs/NAME-seed-N
           --device <DEVICE>  Where stages compute: auto, cpu, cuda or cuda:N; cuda:N,M spreads the
                              layers, cuda:N+cuda:M the prompts [default: auto]
           --json             Print JSON on stdout, and nothing else there
