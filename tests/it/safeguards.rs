@@ -147,8 +147,8 @@ fn a_judge_that_loves_length_is_a_feedback_loop() {
 fn a_growing_love_of_length_is_seen_against_the_first_round() {
     let run = Watched::run(
         "round:
-  judge: {length-bias: 0.0, length-bias-growth: 3.0}
-  steer-eval: {with: {length-bias: 0.0, length-bias-growth: 3.0, second-judge: self}}
+  judge: {length-bias: 0.0, length-bias-growth: 1.2}
+  steer-eval: {with: {length-bias: 0.0, length-bias-growth: 1.2, second-judge: self}}
 ",
     );
     assert_eq!(run.fired(1), []);
@@ -161,29 +161,27 @@ fn a_growing_love_of_length_is_seen_against_the_first_round() {
     assert!(run.settings(2).length_balance);
 }
 
-/// Sampling that is nearly greedy gives the same answer over and over: the next round is hotter.
+/// Cold sampling gives the same answer over and over, and no gain; the next round is hotter, and is accepted.
 #[test]
 fn identical_answers_are_asked_for_hotter() {
     let run = Watched::run(
         "round:
-  sample: {temperature: 0.05}
-  contrast: {min-yield: 0}
-  guard: {temperature-step: 0.3}
+  sample: {temperature: 0.3}
+  guard: {temperature-step: 0.3, max-identical-share: 0.3}
 ",
     );
-    let fired = run.fired(1);
-    assert!(
-        fired.contains(&pair("identical_share", "hotter")),
-        "{fired:?}"
-    );
+    assert_eq!(run.fired(1), [pair("identical_share", "hotter")]);
     assert_eq!(run.settings(1).temperature_rise, 0.3);
+    assert_eq!(run.fired(2), []);
     let identical = |round| run.figure(round, "identical_share").value;
     assert!(
-        identical(2) < identical(1) - 0.1,
+        identical(2) < 0.5 * identical(1),
         "{} {}",
         identical(1),
         identical(2)
     );
+    let accepted = |round| run.figure(round, "accepted").value;
+    assert_eq!((accepted(1), accepted(2)), (0.0, 1.0));
 }
 
 /// Labels that mean nothing bring no gain: the loop ends before its last round.

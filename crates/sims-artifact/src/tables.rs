@@ -391,7 +391,7 @@ table! {
         step_factor: f64,
         /// Layers to steer fewer, of which at least one stays.
         fewer_layers: u32,
-        /// Whether pairs are dropped until chosen and rejected responses are equally long on average.
+        /// Whether pairs of unlike length are dropped.
         length_balance: bool,
         /// Rounds that were refused or rolled back.
         strikes: u32,

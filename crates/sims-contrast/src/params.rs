@@ -163,7 +163,22 @@ sims_stage::params! {
     }
 }
 
+/// Largest ratio of lengths where the guard asks for pairs of like length.
+const LIKE_LENGTHS: f64 = 1.25;
+
 impl ContrastParams {
+    /// Keeps only pairs of like length, the widest of each prompt: for a judge that pays for length.
+    ///
+    /// Best and worst would all be dropped, since to such a judge the longest is the best.
+    pub fn keep_like_lengths(&mut self) {
+        if self.pairs == PairPolicy::Extreme {
+            self.pairs = PairPolicy::Widest;
+        }
+        if self.length_ratio == 0.0 || self.length_ratio > LIKE_LENGTHS {
+            self.length_ratio = LIKE_LENGTHS;
+        }
+    }
+
     /// Returns the first parameter that makes no sense, in words.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use sims_stage::{BadInput, Numerics, Role, Stage, StageIo};
 
 use crate::contrast::{ContrastError, Tables, contrast};
 use crate::figures::Figures;
-use crate::{ContrastParams, LengthBalance, Reason, Strategy};
+use crate::{ContrastParams, Reason, Strategy};
 
 /// Selects contrast pairs.
 pub struct ContrastStage;
@@ -45,7 +45,7 @@ Examples:
             Role::optional(
                 "settings",
                 "settings@1",
-                "What earlier rounds changed: whether lengths are balanced",
+                "What earlier rounds changed: whether pairs of unlike length are dropped",
             ),
         ]
     }
@@ -68,7 +68,7 @@ Examples:
             .settings()?
             .is_some_and(|settings| settings.length_balance)
         {
-            params.length_balance = LengthBalance::Drop;
+            params.keep_like_lengths();
         }
         let params = &params;
         let bank: Vec<PairRow> = match io.optional_input("bank") {

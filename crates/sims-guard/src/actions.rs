@@ -16,7 +16,7 @@ pub enum Action {
     BackOff,
     /// The next rounds steer one layer fewer.
     FewerLayers,
-    /// The next rounds drop pairs until chosen and rejected responses are equally long.
+    /// The next rounds drop pairs of unlike length.
     DropPairs,
     /// No further round runs.
     Stop,

@@ -252,6 +252,16 @@ impl Figures {
         if !chosen_longer.is_empty() {
             self.with_interval("chosen_longer", bootstrap.mean(&chosen_longer))?;
         }
+        let length_gaps: Vec<f64> = pairs
+            .iter()
+            .filter(|pair| !pair.chosen_token_ids.is_empty() && !pair.rejected_token_ids.is_empty())
+            .map(|pair| {
+                (pair.chosen_token_ids.len() as f64 / pair.rejected_token_ids.len() as f64).ln()
+            })
+            .collect();
+        if !length_gaps.is_empty() {
+            self.with_interval("pair_length_gap", bootstrap.mean(&length_gaps))?;
+        }
         Ok(())
     }
 

@@ -129,15 +129,17 @@ pub(crate) fn stacked(
     Ok(sums)
 }
 
+/// Gets an edited row before and after, and whether it ran before.
+pub(crate) type Edited<'a> = dyn FnMut(&[f32], &[f32], bool) + 'a;
+
 /// Shifts the rows that segments allow, in `f32`; the bits of other rows and heads stay.
 ///
-/// `heads`: `[rows, num_attention_heads * head_dim]`. `edited` gets each edited row before and after, and whether it
-/// ran before.
+/// `heads`: `[rows, num_attention_heads * head_dim]`. `edited` is called for each edited row.
 pub(crate) fn shift_rows(
     shift: &[f32],
     segments: &[Segment],
     heads: &Tensor,
-    edited: &mut dyn FnMut(&[f32], &[f32], bool),
+    edited: &mut Edited<'_>,
 ) -> Result<Tensor, ModelError> {
     let host = heads.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
     let mut rows: Vec<f32> = host.flatten_all()?.to_vec1()?;

@@ -340,11 +340,12 @@ impl Attempt<'_> {
             );
         }
         let file = out.join("summary.json");
-        let (summary, stop) = if file.is_file() {
-            (Some(self.store.add_file(&file)?), asked_to_stop(&file))
-        } else {
-            (None, None)
-        };
+        let (mut summary, mut stop) = (None, None);
+        if file.is_file() {
+            // Read first: the store takes the file away.
+            stop = asked_to_stop(&file);
+            summary = Some(self.store.add_file(&file)?);
+        }
         let result = ActionResult {
             key: self.action.key,
             outputs,
