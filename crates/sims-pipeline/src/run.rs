@@ -223,7 +223,11 @@ pub fn run(
     })?;
     let report = &mut book.report;
     report.interrupted = interrupt.is_raised();
-    report.end = resolver.end().cloned();
+    // After the last planned round there was nothing to leave out.
+    report.end = resolver
+        .end()
+        .filter(|end| end.round < plan.rounds)
+        .cloned();
     report.not_run = plan.len() - report.executed - report.cached - report.failed;
     report.seconds = started.elapsed().as_secs_f64();
     Ok(book.report)
