@@ -58,6 +58,11 @@ impl Stage for Judge {
                 "Judge file: ratings of single responses",
             ),
             Role::optional(
+                "pairrm",
+                "model",
+                "Judge pairrm: the folder of llm-blender/PairRM-hf",
+            ),
+            Role::optional(
                 "second",
                 "judgments@1",
                 "Another judge's judgments, to measure agreement with",
@@ -98,6 +103,8 @@ impl Stage for Judge {
                 model: model.as_ref().map(|(model, digest)| (model, digest)),
                 annotations: path("annotations"),
                 ratings: path("ratings"),
+                pairrm: path("pairrm"),
+                device: io.device().parse().map_err(bad_input)?,
                 sequences: io.batch_size(),
                 round: round(&groups),
             };

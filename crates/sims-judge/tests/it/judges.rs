@@ -16,7 +16,7 @@ use crate::{ANY_COVERAGE, Bench};
 
 impl Bench {
     /// Runs the stage without a model.
-    fn run_without_model(
+    pub(crate) fn run_without_model(
         &self,
         out: &str,
         responses: &[ResponseRow],
@@ -36,14 +36,14 @@ impl Bench {
             .unwrap()
     }
 
-    fn refuses_without_model(&self, arguments: &[&str], expected: &str) {
+    pub(crate) fn refuses_without_model(&self, arguments: &[&str], expected: &str) {
         let output = self.run_without_model("refused", &self.responses(2, 4), arguments);
         let message = refused(&output, &self.path("refused"));
         assert!(message.contains(expected), "{message}");
     }
 }
 
-fn text(path: &Path) -> &str {
+pub(crate) fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
