@@ -42,8 +42,7 @@ impl Heads {
     /// Turns `[heads, rows, head_size]` into `[rows, hidden_size]`.
     fn join(self, x: &Tensor) -> Result<Tensor> {
         let rows = x.dim(1)?;
-        Ok(x.transpose(0, 1)?
-            .reshape((rows, self.count * self.size))?)
+        Ok(x.transpose(0, 1)?.reshape((rows, self.count * self.size))?)
     }
 }
 

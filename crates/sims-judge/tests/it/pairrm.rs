@@ -230,7 +230,10 @@ fn a_folder_of_something_else_is_refused_by_what_is_wrong() {
         config,
         "\"hidden_size\": 32",
         "\"hidden_size\": 64",
-        &["model.safetensors", "[199, 32]"],
+        &[
+            "model.safetensors",
+            "has shape [16, 32], the config implies [16, 64]",
+        ],
     );
     edited(
         config,
