@@ -83,6 +83,7 @@ impl Stage for Judge {
 
     fn run(params: &JudgeParams, io: &mut StageIo) -> anyhow::Result<()> {
         params.check()?;
+        set_threads(io.threads()).ok(); // Fails only where threads run already; results do not depend on them.
         let prompts = prompts_by_id(read_prompts(io.input("prompts")?)?);
         let groups = responses_by_prompt(io.read("responses")?, &prompts)?;
         let planned = pairs(params, &groups, &prompts)?;
@@ -179,7 +180,6 @@ fn load_model(io: &StageIo, dtype: WeightType) -> anyhow::Result<Option<(Languag
     let Some(path) = io.optional_input("model") else {
         return Ok(None);
     };
-    set_threads(io.threads()).ok(); // Fails only where threads run already; results do not depend on them.
     let device: DeviceChoice = io.device().parse().map_err(bad_input)?;
     let options = LoadOptions {
         devices: device.open().map_err(bad_input)?,

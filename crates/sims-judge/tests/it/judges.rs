@@ -16,24 +16,35 @@ use crate::{ANY_COVERAGE, Bench};
 
 impl Bench {
     /// Runs the stage without a model.
-    pub(crate) fn run_without_model(
+    fn run_without_model(
         &self,
         out: &str,
         responses: &[ResponseRow],
         arguments: &[&str],
     ) -> Output {
+        let mut command = self.command_without_model(out, responses, arguments);
+        command.output().unwrap()
+    }
+
+    /// Returns the stage's command without a model.
+    pub(crate) fn command_without_model(
+        &self,
+        out: &str,
+        responses: &[ResponseRow],
+        arguments: &[&str],
+    ) -> Command {
         let table = self.path("responses.parquet");
         write_table(&table, responses).unwrap();
-        Command::new(env!("CARGO_BIN_EXE_sims-judge"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sims-judge"));
+        command
             .arg("--prompts")
             .arg(self.path("prompts.parquet"))
             .arg("--responses")
             .arg(table)
             .arg("--out")
             .arg(self.path(out))
-            .args(arguments)
-            .output()
-            .unwrap()
+            .args(arguments);
+        command
     }
 
     pub(crate) fn refuses_without_model(&self, arguments: &[&str], expected: &str) {

@@ -151,14 +151,19 @@ fn weights_are_found_under_each_wrappers_names() {
 #[test]
 fn the_stage_asks_both_orders_whatever_the_batch_and_threads() {
     let bench = Bench::new(&RandomModel::default());
-    let responses = bench.responses(3, 4);
+    let mut responses = bench.responses(3, 4);
+    // Long enough for products to be split among threads.
+    for row in &mut responses {
+        row.text = format!("{} ", row.text).repeat(100);
+    }
     let folder = fixture();
     let arguments = ["--judge", "pairrm", "--pairrm", text(&folder)];
-    let runs = [("a", "1", "1"), ("b", "7", "2")];
-    for (out, batch, threads) in runs {
+    for (out, batch, threads) in [("a", "1", "1"), ("b", "7", "5")] {
         let more = ["--batch-size", batch, "--threads", threads];
         let arguments = [&arguments[..], &more].concat();
-        succeeded(&bench.run_without_model(out, &responses, &arguments));
+        let mut command = bench.command_without_model(out, &responses, &arguments);
+        // How many parts candle splits a product into.
+        succeeded(&command.env("RAYON_NUM_THREADS", threads).output().unwrap());
     }
     let bytes = |out: &str| fs::read(bench.path(out).join("judgments.parquet")).unwrap();
     assert_eq!(bytes("a"), bytes("b"));
