@@ -113,6 +113,28 @@ pub enum JudgeError {
         /// The folder that keeps answers.
         cache: PathBuf,
     },
+    /// The folder of PairRM holds something else.
+    #[error("{}: {message}; judge `pairrm` reads a folder in the layout of llm-blender/PairRM-hf", path.display())]
+    PairRm {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// A judge computed no number.
+    #[error(
+        "prompt {prompt_id}: the log-odds of response {first} against {second} are {value}; are the judge's weights whole?"
+    )]
+    NoLogOdds {
+        /// The prompt.
+        prompt_id: String,
+        /// The response shown first.
+        first: String,
+        /// The response shown second.
+        second: String,
+        /// NaN or an infinity.
+        value: f64,
+    },
     /// Parameters or inputs that do not go together.
     #[error("{0}")]
     Setting(String),

@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 
 use sims_artifact::Digest;
-use sims_model::LanguageModel;
+use sims_model::{DeviceChoice, LanguageModel};
 
 use crate::annotations::{AnnotatedPairs, AnnotatedRatings};
 use crate::comparison::PairJudge;
 use crate::ensemble::{Ensemble, Pooling};
 use crate::http::{HttpJudge, HttpSettings};
 use crate::noisy::Noisy;
+use crate::pairrm::PairRm;
 use crate::planted::{Bias, Biased, PlantedFirst, PlantedLength};
 use crate::rating::RatingJudge;
 use crate::template::choose;
@@ -24,6 +25,10 @@ pub struct JudgeInputs<'a> {
     pub annotations: Option<PathBuf>,
     /// Ratings of single responses, a `ratings@1` table.
     pub ratings: Option<PathBuf>,
+    /// The folder of PairRM.
+    pub pairrm: Option<PathBuf>,
+    /// Where PairRM runs: of several, on the first.
+    pub device: DeviceChoice,
     /// Transcripts that the model reads at once; 0 takes what fits the memory.
     pub sequences: usize,
     /// The round, from 1: what a growing bias grows with.
@@ -156,6 +161,15 @@ fn open_kind<'a>(
             let (model, digest) = inputs.model_for(kind)?;
             let scale = params.rating_scale()?;
             Box::new(RatingJudge::new(model, digest, scale, inputs.sequences)?)
+        }
+        JudgeKind::PairRm => {
+            let folder = inputs.pairrm.as_ref().ok_or_else(|| {
+                JudgeError::Setting(
+                    "judge `pairrm` reads the folder of llm-blender/PairRM-hf, and none is given; give --pairrm"
+                        .to_owned(),
+                )
+            })?;
+            Box::new(PairRm::open(folder, &inputs.device.open()?[0])?)
         }
         JudgeKind::Http => Box::new(HttpJudge::new(HttpSettings::new(params)?)?),
         JudgeKind::File => match (&inputs.annotations, &inputs.ratings) {

@@ -13,6 +13,8 @@ sims_stage::choice! {
         SelfJudge = "self",
         /// The frozen model itself, by the mean of its ratings from 1 to 9 of each answer alone
         Rating = "rating",
+        /// PairRM, an encoder that was trained to compare, given as `pairrm`
+        PairRm = "pairrm",
         /// A model behind an OpenAI-compatible chat completions interface
         Http = "http",
         /// Annotations made elsewhere, given as `annotations` or `ratings`

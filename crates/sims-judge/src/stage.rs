@@ -58,6 +58,11 @@ impl Stage for Judge {
                 "Judge file: ratings of single responses",
             ),
             Role::optional(
+                "pairrm",
+                "model",
+                "Judge pairrm: the folder of llm-blender/PairRM-hf",
+            ),
+            Role::optional(
                 "second",
                 "judgments@1",
                 "Another judge's judgments, to measure agreement with",
@@ -78,6 +83,7 @@ impl Stage for Judge {
 
     fn run(params: &JudgeParams, io: &mut StageIo) -> anyhow::Result<()> {
         params.check()?;
+        set_threads(io.threads()).ok(); // Fails only where threads run already; results do not depend on them.
         let prompts = prompts_by_id(read_prompts(io.input("prompts")?)?);
         let groups = responses_by_prompt(io.read("responses")?, &prompts)?;
         let planned = pairs(params, &groups, &prompts)?;
@@ -98,6 +104,8 @@ impl Stage for Judge {
                 model: model.as_ref().map(|(model, digest)| (model, digest)),
                 annotations: path("annotations"),
                 ratings: path("ratings"),
+                pairrm: path("pairrm"),
+                device: io.device().parse().map_err(bad_input)?,
                 sequences: io.batch_size(),
                 round: round(&groups),
             };
@@ -172,7 +180,6 @@ fn load_model(io: &StageIo, dtype: WeightType) -> anyhow::Result<Option<(Languag
     let Some(path) = io.optional_input("model") else {
         return Ok(None);
     };
-    set_threads(io.threads()).ok(); // Fails only where threads run already; results do not depend on them.
     let device: DeviceChoice = io.device().parse().map_err(bad_input)?;
     let options = LoadOptions {
         devices: device.open().map_err(bad_input)?,

@@ -47,7 +47,11 @@ impl Stage for SteerEval {
                 "prompts@1",
                 "Prompts that no contrast pair came from",
             ),
-            Role::required("model", "model", "The model, which is also the judge"),
+            Role::required(
+                "model",
+                "model",
+                "The model, which is also the judge unless another is chosen",
+            ),
             Role::required("steering", "steering@1", "The candidate"),
             Role::optional(
                 "incumbent",
@@ -63,6 +67,11 @@ impl Stage for SteerEval {
                 "neutral",
                 "prompts@1",
                 "Plain texts, a single message each, to measure drift on; without them no gate guards against it",
+            ),
+            Role::optional(
+                "pairrm",
+                "model",
+                "Judge pairrm: the folder of llm-blender/PairRM-hf",
             ),
         ]
     }
@@ -165,6 +174,8 @@ fn prepare<'a>(
     });
     let inputs = JudgeInputs {
         model: Some((model, digest)),
+        pairrm: io.optional_input("pairrm").map(Path::to_owned),
+        device: io.device().parse().map_err(bad_input)?,
         sequences: io.batch_size(),
         round: params.round,
         ..JudgeInputs::default()

@@ -22,28 +22,39 @@ impl Bench {
         responses: &[ResponseRow],
         arguments: &[&str],
     ) -> Output {
+        let mut command = self.command_without_model(out, responses, arguments);
+        command.output().unwrap()
+    }
+
+    /// Returns the stage's command without a model.
+    pub(crate) fn command_without_model(
+        &self,
+        out: &str,
+        responses: &[ResponseRow],
+        arguments: &[&str],
+    ) -> Command {
         let table = self.path("responses.parquet");
         write_table(&table, responses).unwrap();
-        Command::new(env!("CARGO_BIN_EXE_sims-judge"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sims-judge"));
+        command
             .arg("--prompts")
             .arg(self.path("prompts.parquet"))
             .arg("--responses")
             .arg(table)
             .arg("--out")
             .arg(self.path(out))
-            .args(arguments)
-            .output()
-            .unwrap()
+            .args(arguments);
+        command
     }
 
-    fn refuses_without_model(&self, arguments: &[&str], expected: &str) {
+    pub(crate) fn refuses_without_model(&self, arguments: &[&str], expected: &str) {
         let output = self.run_without_model("refused", &self.responses(2, 4), arguments);
         let message = refused(&output, &self.path("refused"));
         assert!(message.contains(expected), "{message}");
     }
 }
 
-fn text(path: &Path) -> &str {
+pub(crate) fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 

@@ -4,6 +4,7 @@ mod adaptive;
 mod broken;
 mod http;
 mod judges;
+mod pairrm;
 mod reliability;
 
 use std::fs;
