@@ -517,3 +517,24 @@ fn an_interrupt_leaves_nothing() {
     let program = env!("CARGO_BIN_EXE_sims-steer-eval");
     random_model::interrupted(program, &bench.model, &bench.path("out"), &arguments);
 }
+
+#[test]
+fn pairrm_measures_as_the_second_judge() {
+    let bench = Bench::new(&RandomModel::default());
+    bench.push("s.safetensors", 1, 9, 0.01);
+    let folder = sims_testkit::repository().join("crates/sims-judge/tests/fixtures/pairrm");
+    let second = [
+        &ANY_GAIN[..],
+        &["--back-off", "1", "--second-judge", "pairrm"],
+    ]
+    .concat();
+    let message = refused(
+        &bench.run("none", "s.safetensors", &second),
+        &bench.path("none"),
+    );
+    assert!(message.contains("give --pairrm"), "{message}");
+    let given = [&second[..], &["--pairrm", folder.to_str().unwrap()]].concat();
+    succeeded(&bench.run("out", "s.safetensors", &given));
+    let rows: Vec<MetricRow> = read_table(&bench.path("out").join("metrics.parquet")).unwrap();
+    assert!(rows.iter().any(|row| row.metric == "second_judge_win_rate"));
+}
