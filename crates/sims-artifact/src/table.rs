@@ -369,8 +369,12 @@ mod tests {
         change(&mut columns);
         let nullable = columns.into_iter().map(|(name, array)| (name, array, true));
         let batch = RecordBatch::try_from_iter_with_nullable(nullable).unwrap();
-        let mut writer =
-            ArrowWriter::try_new(File::create(path).unwrap(), batch.schema(), None).unwrap();
+        // Other tools compress with snappy unless told otherwise.
+        let snappy = WriterProperties::builder()
+            .set_compression(Compression::SNAPPY)
+            .build();
+        let file = File::create(path).unwrap();
+        let mut writer = ArrowWriter::try_new(file, batch.schema(), Some(snappy)).unwrap();
         writer.write(&batch).unwrap();
         writer.close().unwrap();
     }
