@@ -63,7 +63,7 @@ pub struct Scorer {
 impl Scorer {
     /// Scores every response; `None` for one that met nobody.
     ///
-    /// [`RankMethod::Random`] reads no comparison: its scores are in [`crate::coin`].
+    /// [`RankMethod::Random`] reads no comparison: its scores are in `coin`.
     ///
     /// # Errors
     /// Methods that [connect](RankMethod::connects) alone: responses that no chain of comparisons
