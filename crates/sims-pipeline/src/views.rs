@@ -5,6 +5,7 @@
 //! `round-3/responses.parquet` is that of `sample`, `round-3/steer-eval/responses.parquet` the
 //! other. Stages that run once always have a folder: `once/base-test/responses.parquet`.
 
+use std::io::ErrorKind;
 use std::path::{Component, Path, PathBuf};
 
 use sims_artifact::Digest;
@@ -80,16 +81,26 @@ pub(crate) fn publish(path: &Path, store: &Store, digest: &Digest) -> Result<boo
             .map_err(|e| PipelineError::io("find", path, e))
     };
     let target = relative(&real(folder)?, &real(&blob)?);
-    let temporary = tempfile::Builder::new()
-        .prefix(".view-")
-        .make_in(folder, |temporary| {
-            std::os::unix::fs::symlink(&target, temporary)
-        })
-        .map_err(|e| PipelineError::io("make a link in", folder, e))?;
-    temporary
-        .persist(path)
-        .map_err(|e| PipelineError::io("publish", path, e.error))?;
-    Ok(true)
+    // One name a view: what a killed run leaves behind is used up by the next one.
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = folder.join(format!(".view-{name}"));
+    loop {
+        match std::os::unix::fs::symlink(&target, &temporary) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                // Left behind, or of a run beside this one, which makes it anew.
+                let _ = std::fs::remove_file(&temporary);
+                continue;
+            }
+            made => made.map_err(|e| PipelineError::io("make a link in", folder, e))?,
+        }
+        match std::fs::rename(&temporary, path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            moved => {
+                moved.map_err(|e| PipelineError::io("publish", path, e))?;
+                return Ok(true);
+            }
+        }
+    }
 }
 
 /// Removes a view and the folders that it leaves empty, up to `top`; other files stay.
