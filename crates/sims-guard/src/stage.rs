@@ -25,7 +25,7 @@ impl Stage for Guard {
         "Watches the loop: detects what goes wrong over rounds and acts on it";
     const EXAMPLES: &'static str = "Examples:
   sims-guard --responses responses.parquet --judgments judgments.parquet --pairs pairs.parquet --decision decision.parquet --metrics metrics.parquet --accepted accepted.safetensors --out guarded
-  sims-guard … --history guarded/history.parquet --kept guarded/kept.safetensors --champion guarded/champion.safetensors --settings guarded/settings.parquet --round 2 --out guarded-2";
+  sims-guard … --history guarded/history.parquet --incumbent guarded/kept.safetensors --champion guarded/champion.safetensors --settings guarded/settings.parquet --round 2 --out guarded-2";
     const BEHAVIOUR: u32 = 1;
     const NUMERICS: Numerics = Numerics::Exact;
     type Params = GuardParams;
