@@ -18,23 +18,26 @@
 //!   recheck: {uses: judge, repeat: round, inputs: {model: model, …}, with: {…}}
 //! ```
 //!
+//! `vary:` and `seeds:` make one file stand for several runs (`yaml/variants.rs`).
+//!
 //! `round:` and `once:` are short for `stages:`: they say how often a stage runs, and leave
 //! inputs to the default wiring (`wiring.rs`). A relative path is looked up from the
 //! workspace of the file that holds it, then from the current folder; see [`workspace_of`].
 
 mod reference;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 pub use reference::{Scope, Source};
 
 use crate::PipelineError;
-use crate::yaml::{self, Diagnostic, Diagnostics, Entry, Location, Map, Node, Yaml};
+use crate::yaml::{self, Diagnostic, Diagnostics, Entry, Location, Map, Node, Variant, Yaml};
 
 /// The keys at the top of a pipeline file.
-const TOP_KEYS: [&str; 9] = [
-    "name", "seed", "rounds", "model", "prompts", "extends", "once", "round", "stages",
+const TOP_KEYS: [&str; 11] = [
+    "name", "seed", "seeds", "rounds", "model", "prompts", "extends", "vary", "once", "round",
+    "stages",
 ];
 /// Names that mean something else where a stage is named.
 const RESERVED: [&str; 5] = ["model", "prompts", "previous", "first", "none"];
@@ -46,6 +49,10 @@ const MAX_ROUNDS: u64 = 10_000;
 pub struct Pipeline {
     /// The name, which is also the folder of its results.
     pub name: String,
+    /// The name without the seed, which runs that differ in nothing else have in common.
+    pub family: String,
+    /// What was chosen of each axis that the file varies: `(axis, choice)`.
+    pub choices: Vec<(String, String)>,
     /// The root seed.
     pub seed: u64,
     /// How many rounds it runs.
@@ -113,35 +120,66 @@ pub struct InputSpec {
 }
 
 impl Pipeline {
-    /// Reads the pipeline file at `path`, and those that it extends.
+    /// Reads the pipeline file at `path`, and those that it extends: one pipeline for every combination of
+    /// what it varies, in order.
     ///
-    /// `current` is where relative paths are looked up when the workspace does not have them.
+    /// `seed` is used instead of the file's seed or seeds. `current` is where relative paths are looked up
+    /// when the workspace does not have them.
     ///
     /// # Errors
     /// With every mistake that the files alone show, each with file, line, column and key.
-    pub fn load(path: &Path, current: &Path) -> Result<Self, PipelineError> {
+    pub fn load(
+        path: &Path,
+        seed: Option<u64>,
+        current: &Path,
+    ) -> Result<Vec<Self>, PipelineError> {
         let root = yaml::load(path)?;
-        let mut reader = Reader {
-            current,
-            problems: Vec::new(),
-        };
-        let pipeline = reader.pipeline(path, &root);
-        match pipeline {
-            Ok(pipeline) if reader.problems.is_empty() => Ok(pipeline),
-            Ok(_) => Err(Diagnostics(reader.problems).into()),
-            Err(last) => {
-                reader.problems.push(last);
-                Err(Diagnostics(reader.problems).into())
+        let variants = yaml::variants(&root).map_err(Diagnostics::from)?;
+        let mut pipelines: Vec<Self> = Vec::with_capacity(variants.len());
+        for variant in variants {
+            let mut reader = Reader {
+                current,
+                problems: Vec::new(),
+            };
+            let found = reader.variant(path, &variant, seed);
+            if let Err(last) = &found {
+                reader.problems.push(last.clone());
             }
+            if !reader.problems.is_empty() {
+                return Err(Diagnostics(reader.problems).into());
+            }
+            pipelines.extend(found.into_iter().flatten());
+        }
+        refuse_same_names(&pipelines, &root)?;
+        Ok(pipelines)
+    }
+
+    /// Returns the pipeline with another root seed; its name, and with it the folder of its results, says so.
+    fn reseeded(&self, seed: u64) -> Self {
+        Self {
+            seed,
+            name: format!("{}-seed-{seed}", self.name),
+            ..self.clone()
         }
     }
 }
 
-impl Pipeline {
-    /// Replaces the root seed; the name, and with it the folder of the results, says so.
-    pub fn reseed(&mut self, seed: u64) {
-        self.seed = seed;
-        self.name = format!("{}-seed-{seed}", self.name);
+/// Two combinations of choices can spell the same name: `a-b` with `c`, and `a` with `b-c`.
+fn refuse_same_names(pipelines: &[Pipeline], root: &Node) -> Result<(), PipelineError> {
+    let mut names = BTreeSet::new();
+    match pipelines
+        .iter()
+        .find(|pipeline| !names.insert(&pipeline.name))
+    {
+        None => Ok(()),
+        Some(twice) => Err(Diagnostics::from(Diagnostic::new(
+            &root.at,
+            format!(
+                "`vary` makes two runs named `{}`; rename a choice",
+                twice.name
+            ),
+        ))
+        .into()),
     }
 }
 
@@ -168,6 +206,57 @@ impl Reader<'_> {
     /// Keeps the mistake, if it is one, and goes on without the value.
     fn keep<T>(&mut self, result: Result<T, Diagnostic>) -> Option<T> {
         result.map_err(|problem| self.problems.push(problem)).ok()
+    }
+
+    /// Reads one combination of choices, with every seed.
+    fn variant(
+        &mut self,
+        path: &Path,
+        variant: &Variant,
+        seed: Option<u64>,
+    ) -> Result<Vec<Pipeline>, Diagnostic> {
+        let mut pipeline = self.pipeline(path, &variant.root)?;
+        for (_, choice) in &variant.choices {
+            pipeline.name.push('-');
+            pipeline.name.push_str(choice);
+        }
+        pipeline.family.clone_from(&pipeline.name);
+        pipeline.choices.clone_from(&variant.choices);
+        let seeds = self.seeds(variant.root.as_map("the file")?);
+        Ok(match seed {
+            Some(seed) => vec![pipeline.reseeded(seed)],
+            None if seeds.is_empty() => vec![pipeline],
+            None => seeds.iter().map(|seed| pipeline.reseeded(*seed)).collect(),
+        })
+    }
+
+    /// Reads the list under `seeds`; empty if there is none.
+    fn seeds(&mut self, map: &Map) -> Vec<u64> {
+        let Some(entry) = map.get("seeds") else {
+            return Vec::new();
+        };
+        let Yaml::List(items) = &entry.value.value else {
+            self.problems
+                .push(entry.value.wrong_type("seeds", "a list of integers"));
+            return Vec::new();
+        };
+        let mut seeds = Vec::new();
+        for item in items {
+            if let Some(seed) = self.keep(item.as_integer("seeds")) {
+                if seeds.contains(&seed) {
+                    self.problems.push(Diagnostic::new(
+                        &item.at,
+                        format!("`seeds` has {seed} twice"),
+                    ));
+                }
+                seeds.push(seed);
+            }
+        }
+        if items.is_empty() {
+            self.problems
+                .push(Diagnostic::new(&entry.value.at, "`seeds` has no seed"));
+        }
+        seeds
     }
 
     fn pipeline(&mut self, path: &Path, root: &Node) -> Result<Pipeline, Diagnostic> {
@@ -212,7 +301,9 @@ impl Reader<'_> {
                 .help("add `round:` with at least one stage"));
         }
         Ok(Pipeline {
+            family: name.clone(),
             name,
+            choices: Vec::new(),
             seed,
             rounds: u32::try_from(rounds).unwrap_or(1),
             model,

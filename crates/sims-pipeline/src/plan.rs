@@ -120,24 +120,25 @@ pub struct PlanOptions<'a> {
 }
 
 impl Plan {
-    /// Reads the pipeline file at `path` and plans every stage of every round.
+    /// Reads the pipeline file at `path` and plans every stage of every round: one plan for each pipeline
+    /// that the file stands for.
     ///
     /// # Errors
     /// With every mistake found in the file, its programs' parameters, or the graph.
-    pub fn load(path: &Path, options: &PlanOptions<'_>) -> Result<Self, PipelineError> {
-        let mut pipeline = Pipeline::load(path, options.current)?;
-        if let Some(seed) = options.seed {
-            pipeline.reseed(seed);
-        }
+    pub fn load(path: &Path, options: &PlanOptions<'_>) -> Result<Vec<Self>, PipelineError> {
+        let pipelines = Pipeline::load(path, options.seed, options.current)?;
         let mut programs = Programs::new(
             options.search,
             options.device,
             options.current,
             options.cache.join("programs.json"),
         );
-        let plan = Self::of(pipeline, options, &mut programs);
+        let plans = pipelines
+            .into_iter()
+            .map(|pipeline| Self::of(pipeline, options, &mut programs))
+            .collect();
         programs.save();
-        plan
+        plans
     }
 
     fn of(

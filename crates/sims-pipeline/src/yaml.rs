@@ -4,6 +4,7 @@ mod diagnostic;
 mod node;
 mod overlay;
 mod parse;
+mod variants;
 
 pub use diagnostic::{Diagnostic, Diagnostics, Location, SourceFile, nearest};
 pub use node::{Entry, Map, Node, Yaml};
@@ -11,3 +12,4 @@ pub(crate) use overlay::is_full_form;
 pub use overlay::load;
 #[cfg(test)]
 pub(crate) use parse::parse;
+pub(crate) use variants::{Variant, variants};

@@ -71,26 +71,27 @@ fn show_curves(arguments: &Arguments) -> anyhow::Result<()> {
     let round = arguments.round;
     let mut objects = Vec::new();
     for target in &arguments.runs {
-        let (title, folder) = locate(target, arguments)?;
-        let decision = folder.join(format!("round-{round}/decision.parquet"));
-        if !decision.is_file() {
-            anyhow::bail!(
-                "{} is not there: run the pipeline as far as steer-eval of round {round} first",
-                decision.display()
-            );
-        }
-        let points = curve::points(&decision)?;
-        if let Some(svg) = &arguments.svg {
-            chart::write(&points, &format!("{title}, round {round}"), svg)?;
-        }
-        if arguments.json {
-            for point in &points {
-                let mut object = serde_json::to_value(point)?;
-                object["run"] = title.as_str().into();
-                objects.push(object);
+        for (title, folder) in locate(target, arguments)? {
+            let decision = folder.join(format!("round-{round}/decision.parquet"));
+            if !decision.is_file() {
+                anyhow::bail!(
+                    "{} is not there: run the pipeline as far as steer-eval of round {round} first",
+                    decision.display()
+                );
             }
-        } else {
-            writeln!(out, "{title}, round {round}\n{}", curve::render(&points))?;
+            let points = curve::points(&decision)?;
+            if let Some(svg) = &arguments.svg {
+                chart::write(&points, &format!("{title}, round {round}"), svg)?;
+            }
+            if arguments.json {
+                for point in &points {
+                    let mut object = serde_json::to_value(point)?;
+                    object["run"] = title.as_str().into();
+                    objects.push(object);
+                }
+            } else {
+                writeln!(out, "{title}, round {round}\n{}", curve::render(&points))?;
+            }
         }
     }
     if arguments.json {
@@ -106,11 +107,12 @@ fn report(arguments: &Arguments) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     let mut all = Vec::new();
     for target in &arguments.runs {
-        let (title, folder) = locate(target, arguments)?;
-        let files = run_folder::metrics_files(&folder, &target.display().to_string())?;
-        let frame = metrics::query(&files, arguments.metric.as_deref())?;
-        let figures = metrics::figures(&frame)?;
-        all.push((title, figures));
+        for (title, folder) in locate(target, arguments)? {
+            let files = run_folder::metrics_files(&folder, &target.display().to_string())?;
+            let frame = metrics::query(&files, arguments.metric.as_deref())?;
+            let figures = metrics::figures(&frame)?;
+            all.push((title, figures));
+        }
     }
     if arguments.json {
         let several = all.len() > 1;
@@ -135,20 +137,24 @@ fn report(arguments: &Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Returns a run's name and folder, from the folder itself or from its pipeline file.
-fn locate(target: &Path, arguments: &Arguments) -> anyhow::Result<(String, PathBuf)> {
+/// Returns names and folders of runs: of one from the folder itself, of all that a pipeline file stands for.
+fn locate(target: &Path, arguments: &Arguments) -> anyhow::Result<Vec<(String, PathBuf)>> {
     if target.is_dir() {
         let name = target.file_name().unwrap_or(target.as_os_str());
-        return Ok((name.to_string_lossy().into_owned(), target.to_owned()));
+        return Ok(vec![(
+            name.to_string_lossy().into_owned(),
+            target.to_owned(),
+        )]);
     }
     let current = std::env::current_dir().context("cannot find the current folder")?;
-    let mut pipeline = Pipeline::load(target, &current)?;
-    if let Some(seed) = arguments.seed {
-        pipeline.reseed(seed);
-    }
+    let pipelines = Pipeline::load(target, arguments.seed, &current)?;
     let runs = arguments
         .folder
         .clone()
         .unwrap_or_else(|| workspace_of(target).join("runs"));
-    Ok((pipeline.name.clone(), runs.join(&pipeline.name)))
+    let named = pipelines.into_iter().map(|pipeline| {
+        let folder = runs.join(&pipeline.name);
+        (pipeline.name, folder)
+    });
+    Ok(named.collect())
 }

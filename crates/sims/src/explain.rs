@@ -50,17 +50,30 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
         None => (arguments.round, stage.as_str()),
     };
     let Workspace {
-        plan,
+        plans,
         store,
         options,
     } = Workspace::open(&pipeline, &arguments.options, &Execution::default())?;
-    let explanations = explain(&plan, &store, &options, stage, round)?;
-    if arguments.options.json {
-        let list: Vec<Value> = explanations.iter().map(as_json).collect();
-        print(&Value::from(list).to_string());
-    } else {
+    let mut list = Vec::new();
+    for plan in &plans {
+        let explanations = explain(plan, &store, &options, stage, round)?;
+        if arguments.options.json {
+            let name = &plan.pipeline.name;
+            list.extend(
+                explanations
+                    .iter()
+                    .map(|explanation| as_json(name, explanation)),
+            );
+            continue;
+        }
+        if plans.len() > 1 {
+            print(&plan.pipeline.name);
+        }
         let texts: Vec<String> = explanations.iter().map(as_text).collect();
         print(&texts.join("\n"));
+    }
+    if arguments.options.json {
+        print(&Value::from(list).to_string());
     }
     Ok(Exit::Success)
 }
@@ -83,7 +96,7 @@ fn names(arguments: &Arguments) -> Result<(PathBuf, String), UsageError> {
     }
 }
 
-fn as_json(explanation: &Explanation) -> Value {
+fn as_json(run: &str, explanation: &Explanation) -> Value {
     let differences: Vec<Value> = explanation
         .differences
         .iter()
@@ -95,6 +108,7 @@ fn as_json(explanation: &Explanation) -> Value {
         .map(ToString::to_string)
         .collect();
     json!({
+        "run": run,
         "round": explanation.name.round.unwrap_or(0),
         "stage": explanation.name.stage,
         "state": explanation.state,

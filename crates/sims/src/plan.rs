@@ -27,7 +27,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
     let Workspace {
-        plan,
+        plans,
         store,
         options,
     } = Workspace::open(
@@ -35,39 +35,55 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
         &arguments.options,
         &Execution::default(),
     )?;
-    if arguments.commands {
-        let commands = plan.commands(
-            &options.search,
-            &options.by_hand_folder(&plan),
-            &options.current,
-        );
+    let mut list = Vec::new();
+    for plan in &plans {
+        if arguments.commands {
+            let commands = plan.commands(
+                &options.search,
+                &options.by_hand_folder(plan),
+                &options.current,
+            );
+            if arguments.options.json {
+                list.extend(commands.iter().map(|command| {
+                    json!({"run": plan.pipeline.name, "round": command.name.round.unwrap_or(0),
+                           "stage": command.name.stage, "command": command.line})
+                }));
+            } else {
+                let lines: Vec<&str> = commands
+                    .iter()
+                    .map(|command| command.line.as_str())
+                    .collect();
+                print(&lines.join("\n"));
+            }
+            continue;
+        }
+        let stages = plan.outlook(&store, &options)?;
+        let models = model_memory::of_plan(plan);
         if arguments.options.json {
-            let list: Vec<Value> = commands
-                .iter()
-                .map(|command| json!({"round": command.name.round.unwrap_or(0), "stage": command.name.stage, "command": command.line}))
-                .collect();
-            print(&Value::from(list).to_string());
-        } else {
-            let lines: Vec<&str> = commands
-                .iter()
-                .map(|command| command.line.as_str())
-                .collect();
-            print(&lines.join("\n"));
+            let objects = stages_as_json(&plan.pipeline.name, &stages);
+            list.extend(objects.into_iter().enumerate().map(|(index, mut stage)| {
+                let memory = plan.model(index).and_then(|model| models.get(model));
+                stage["memory"] = json!(memory.map(|memory| memory.planned_bytes));
+                stage
+            }));
+            continue;
         }
-        return Ok(Exit::Success);
+        if plans.len() > 1 {
+            print(&plan.pipeline.name);
+        }
+        print(&stages_as_table(&stages));
+        say(&in_words(&stages));
+        for (model, memory) in &models {
+            say(&model_memory::in_words(model, memory));
+        }
     }
-    let stages = plan.outlook(&store, &options)?;
-    let models = model_memory::of_plan(&plan);
     if arguments.options.json {
-        let mut list = stages_as_json(&stages);
-        for (index, stage) in list.as_array_mut().into_iter().flatten().enumerate() {
-            let memory = plan.model(index).and_then(|model| models.get(model));
-            stage["memory"] = json!(memory.map(|memory| memory.planned_bytes));
-        }
-        print(&list.to_string());
-        return Ok(Exit::Success);
+        print(&Value::from(list).to_string());
     }
-    print(&stages_as_table(&stages));
+    Ok(Exit::Success)
+}
+
+fn in_words(stages: &[StageOutlook]) -> String {
     let of = |state| stages.iter().filter(|stage| stage.state == state).count();
     let run = stages.len() - of(Outlook::Done);
     let mut line = format!("{run} of {} stages would run", stages.len());
@@ -82,19 +98,16 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
     if seconds > 0.0 {
         line.push_str(&format!("; about {seconds:.0} s, from earlier runs"));
     }
-    say(&line);
-    for (model, memory) in &models {
-        say(&model_memory::in_words(model, memory));
-    }
-    Ok(Exit::Success)
+    line
 }
 
-/// One object a stage: round (0: once), stage, key, state, seconds (taken, or expected), bytes.
-pub(crate) fn stages_as_json(stages: &[StageOutlook]) -> Value {
+/// One object a stage: run, round (0: once), stage, key, state, seconds (taken, or expected), bytes.
+pub(crate) fn stages_as_json(run: &str, stages: &[StageOutlook]) -> Vec<Value> {
     stages
         .iter()
         .map(|stage| {
             json!({
+                "run": run,
                 "round": stage.name.round.unwrap_or(0),
                 "stage": stage.name.stage,
                 "key": stage.key.map(|key| key.to_string()),

@@ -5,7 +5,8 @@ use std::sync::Mutex;
 
 use clap::Args;
 use serde_json::json;
-use sims_pipeline::{Interrupt, RunReport, run};
+use sims_artifact::store::Store;
+use sims_pipeline::{Interrupt, Plan, RunOptions, RunReport, run};
 
 use crate::exit::Exit;
 use crate::progress_bar::ProgressDisplay;
@@ -16,12 +17,14 @@ use crate::{print, say};
 #[derive(Debug, Args)]
 #[command(
     after_help = "What is done is never done again: a run that was stopped goes on where it was, and a second \
-                  run does nothing. Results are shown under runs/PIPELINE.\n\n\
+                  run does nothing. Results are shown under runs/PIPELINE; a file with `vary` or `seeds` stands for \
+                  several runs, each with a folder of its own.\n\n\
                   Relative paths in a pipeline file start at its workspace: the parent of the nearest folder above \
                   it that is named `pipelines`, else its own folder. What is not there is looked up from the \
                   current folder.\n\n\
                   Examples:\n  sims run pipelines/quickstart.yaml\n  \
-                  sims run pipelines/quickstart.yaml --rounds 1 --json"
+                  sims run pipelines/quickstart.yaml --rounds 1 --json\n  \
+                  sims run pipelines/sweeps/operator.yaml --only operator=act"
 )]
 pub(crate) struct Arguments {
     /// Pipeline file
@@ -50,14 +53,63 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
         batch_size: arguments.batch_size,
     };
     let Workspace {
-        plan,
+        plans,
         store,
         options,
     } = Workspace::open(&arguments.pipeline, &arguments.options, &execution)?;
     let interrupt = Interrupt::new();
     raise_on_signals(interrupt.clone())?;
 
-    let display = Mutex::new(ProgressDisplay::new(&plan, &options, jobs));
+    let mut all = RunReport::default();
+    for plan in &plans {
+        if plans.len() > 1 {
+            say(&plan.pipeline.name);
+        }
+        let report = run_one(plan, &store, &options, &interrupt)?;
+        tell(
+            &report,
+            plan.len(),
+            &options.run_folder(plan),
+            &options.current,
+        );
+        add(&mut all, report);
+        if all.interrupted {
+            break;
+        }
+    }
+    if plans.len() > 1 {
+        let RunReport {
+            executed,
+            cached,
+            failed,
+            seconds,
+            ..
+        } = &all;
+        say(&format!(
+            "{} runs: {failed} failed, {executed} executed, {cached} cached, in {seconds:.1} s",
+            plans.len()
+        ));
+    }
+    if arguments.options.json {
+        print(&as_json(&all).to_string());
+    }
+    Ok(if all.interrupted {
+        Exit::Interrupted
+    } else if all.failed > 0 {
+        Exit::Failure
+    } else {
+        Exit::Success
+    })
+}
+
+/// Runs one plan and shows its progress.
+fn run_one(
+    plan: &Plan,
+    store: &Store,
+    options: &RunOptions,
+    interrupt: &Interrupt,
+) -> anyhow::Result<RunReport> {
+    let display = Mutex::new(ProgressDisplay::new(plan, options, options.jobs));
     let hear = |event| {
         // A display stays usable whatever a panicking thread was drawing.
         let mut display = display
@@ -65,29 +117,24 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
             .unwrap_or_else(std::sync::PoisonError::into_inner);
         display.show(event);
     };
-    let result = run::run(&plan, &store, &options, &interrupt, &hear);
+    let result = run::run(plan, store, options, interrupt, &hear);
     display
         .into_inner()
         .unwrap_or_else(std::sync::PoisonError::into_inner)
         .clear();
-    let report = result?;
+    Ok(result?)
+}
 
-    if arguments.options.json {
-        print(&as_json(&report).to_string());
-    }
-    tell(
-        &report,
-        plan.len(),
-        &options.run_folder(&plan),
-        &options.current,
-    );
-    Ok(if report.interrupted {
-        Exit::Interrupted
-    } else if report.failed > 0 {
-        Exit::Failure
-    } else {
-        Exit::Success
-    })
+/// Adds what one run did to what all did; how a loop ended is kept of the last.
+fn add(all: &mut RunReport, one: RunReport) {
+    all.executed += one.executed;
+    all.cached += one.cached;
+    all.failed += one.failed;
+    all.not_run += one.not_run;
+    all.seconds += one.seconds;
+    all.interrupted |= one.interrupted;
+    all.failures.extend(one.failures);
+    all.end = one.end;
 }
 
 fn as_json(report: &RunReport) -> serde_json::Value {

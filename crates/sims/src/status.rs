@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use sims_pipeline::Outlook;
+use serde_json::Value;
+use sims_pipeline::{Outlook, StageOutlook};
 
 use crate::exit::Exit;
 use crate::plan::{stages_as_json, stages_as_table};
@@ -23,7 +24,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
     let Workspace {
-        plan,
+        plans,
         store,
         options,
     } = Workspace::open(
@@ -31,12 +32,26 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
         &arguments.options,
         &Execution::default(),
     )?;
-    let stages = plan.outlook(&store, &options)?;
-    if arguments.options.json {
-        print(&stages_as_json(&stages).to_string());
-        return Ok(Exit::Success);
+    let mut list = Vec::new();
+    for plan in &plans {
+        let stages = plan.outlook(&store, &options)?;
+        if arguments.options.json {
+            list.extend(stages_as_json(&plan.pipeline.name, &stages));
+            continue;
+        }
+        if plans.len() > 1 {
+            print(&plan.pipeline.name);
+        }
+        print(&stages_as_table(&stages));
+        say(&in_words(&stages));
     }
-    print(&stages_as_table(&stages));
+    if arguments.options.json {
+        print(&Value::from(list).to_string());
+    }
+    Ok(Exit::Success)
+}
+
+fn in_words(stages: &[StageOutlook]) -> String {
     let of = |state| stages.iter().filter(|stage| stage.state == state).count();
     let mut line = format!("{} of {} stages are done", of(Outlook::Done), stages.len());
     for (state, words) in [(Outlook::Running, "running"), (Outlook::Failed, "failed")] {
@@ -44,6 +59,5 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
             line.push_str(&format!(", {} {words}", of(state)));
         }
     }
-    say(&line);
-    Ok(Exit::Success)
+    line
 }

@@ -39,12 +39,22 @@ pub(crate) struct PipelineOptions {
     /// Root seed instead of the pipeline's; results are shown under runs/NAME-seed-N
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,
+    /// Of a pipeline that varies, only the runs with this choice: AXIS=CHOICE, or seed=N
+    #[arg(long, value_name = "AXIS=CHOICE", value_parser = axis_and_choice)]
+    pub(crate) only: Vec<(String, String)>,
     /// Where stages compute: auto, cpu, cuda or cuda:N; cuda:N,M spreads the layers, cuda:N+cuda:M the prompts
     #[arg(long, default_value = "auto", value_parser = device)]
     pub(crate) device: String,
     /// Print JSON on stdout, and nothing else there
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+fn axis_and_choice(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((axis, choice)) => Ok((axis.to_owned(), choice.to_owned())),
+        None => Err("give AXIS=CHOICE, as in operator=act".to_owned()),
+    }
 }
 
 /// Reads the name of a device.
@@ -74,15 +84,16 @@ pub(crate) struct Execution {
     pub(crate) batch_size: Option<usize>,
 }
 
-/// A planned pipeline with its store.
+/// The planned pipelines of a file with their store.
 pub(crate) struct Workspace {
-    pub(crate) plan: Plan,
+    /// One, or one for each combination of what the file varies.
+    pub(crate) plans: Vec<Plan>,
     pub(crate) store: Store,
     pub(crate) options: RunOptions,
 }
 
 impl Workspace {
-    /// Reads the pipeline file and plans it.
+    /// Reads the pipeline file and plans every pipeline that it stands for.
     pub(crate) fn open(
         pipeline: &Path,
         options: &PipelineOptions,
@@ -96,7 +107,7 @@ impl Workspace {
         let store_folder = options.store.given().unwrap_or_else(|| root.join(".sims"));
         let store = Store::open(&store_folder)?;
         let search = program_search();
-        let plan = Plan::load(
+        let plans = Plan::load(
             pipeline,
             &PlanOptions {
                 rounds: options.rounds,
@@ -107,6 +118,7 @@ impl Workspace {
                 cache: &store.cache_folder(),
             },
         )?;
+        let plans = only(plans, &options.only)?;
         let runs = options.runs.clone().unwrap_or_else(|| root.join("runs"));
         let options = RunOptions {
             runs: std::path::absolute(&runs)
@@ -119,11 +131,38 @@ impl Workspace {
             retry_delays: RETRY_DELAYS.to_vec(),
         };
         Ok(Self {
-            plan,
+            plans,
             store,
             options,
         })
     }
+}
+
+/// Keeps the plans with all of the `wanted` choices.
+fn only(plans: Vec<Plan>, wanted: &[(String, String)]) -> Result<Vec<Plan>, UsageError> {
+    let mut choices = Vec::new();
+    let mut kept = Vec::new();
+    for plan in plans {
+        let mut own = plan.pipeline.choices.clone();
+        own.push(("seed".to_owned(), plan.pipeline.seed.to_string()));
+        let fits = wanted.iter().all(|choice| own.contains(choice));
+        for (axis, choice) in own {
+            let text = format!("{axis}={choice}");
+            if !choices.contains(&text) {
+                choices.push(text);
+            }
+        }
+        if fits {
+            kept.push(plan);
+        }
+    }
+    if kept.is_empty() {
+        return Err(UsageError(format!(
+            "no run of this pipeline has what --only asks for; there are {}",
+            choices.join(", ")
+        )));
+    }
+    Ok(kept)
 }
 
 impl StoreOption {

@@ -5,6 +5,13 @@ use insta::assert_snapshot;
 use super::*;
 
 fn load(text: &str) -> Result<Pipeline, String> {
+    load_all(text, None).map(|mut all| {
+        assert_eq!(all.len(), 1);
+        all.remove(0)
+    })
+}
+
+fn load_all(text: &str, seed: Option<u64>) -> Result<Vec<Pipeline>, String> {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path();
     std::fs::create_dir_all(root.join("pipelines")).unwrap();
@@ -14,7 +21,7 @@ fn load(text: &str) -> Result<Pipeline, String> {
     }
     let path = root.join("pipelines/p.yaml");
     std::fs::write(&path, text).unwrap();
-    Pipeline::load(&path, root).map_err(|error| {
+    Pipeline::load(&path, seed, root).map_err(|error| {
         error
             .to_string()
             .replace(&format!("{}/", root.display()), "")
@@ -191,4 +198,93 @@ fn a_pipeline_has_stages() {
        | ^
        = add `round:` with at least one stage
     ");
+}
+
+/// The names of the runs that a file stands for.
+fn names(text: &str, seed: Option<u64>) -> Vec<String> {
+    let all = load_all(text, seed).unwrap();
+    all.into_iter().map(|pipeline| pipeline.name).collect()
+}
+
+const VARIED: &str = "name: grid\nround:\n  fit: {with: {step: 1, operator: hpr}}\nvary:\n  \
+                      round.fit.step: [0.1, 2]\n  operator: {as-is: {}, act: {round: {fit: {operator: act}}}}\n";
+
+#[test]
+fn a_file_that_varies_stands_for_every_combination() {
+    assert_eq!(
+        names(VARIED, None),
+        [
+            "grid-0.1-as-is",
+            "grid-0.1-act",
+            "grid-2-as-is",
+            "grid-2-act"
+        ]
+    );
+    let all = load_all(VARIED, None).unwrap();
+    let params: Vec<_> = all
+        .iter()
+        .map(|pipeline| {
+            pipeline.nodes[0]
+                .params
+                .get("step")
+                .unwrap()
+                .value
+                .to_json()
+        })
+        .collect();
+    assert_eq!(
+        params,
+        [0.1.into(), 0.1.into(), 2.into(), serde_json::json!(2)]
+    );
+    let operators: Vec<_> = all
+        .iter()
+        .map(|pipeline| {
+            pipeline.nodes[0]
+                .params
+                .get("operator")
+                .unwrap()
+                .value
+                .to_json()
+        })
+        .collect();
+    assert_eq!(operators, ["hpr", "act", "hpr", "act"]);
+    let choices = [("step", "2"), ("operator", "act")].map(|(a, b)| (a.to_owned(), b.to_owned()));
+    assert_eq!(all[3].choices, choices);
+}
+
+#[test]
+fn seeds_make_a_run_each_and_a_given_seed_replaces_them() {
+    let text = format!("{VARIED}seed: 17\nseeds: [1, 3]\n");
+    let all = load_all(&text, None).unwrap();
+    assert_eq!(all.len(), 8);
+    assert_eq!(
+        (all[1].name.as_str(), all[1].family.as_str(), all[1].seed),
+        ("grid-0.1-as-is-seed-3", "grid-0.1-as-is", 3)
+    );
+    assert_eq!(
+        names(&text, Some(9))[..2],
+        ["grid-0.1-as-is-seed-9", "grid-0.1-act-seed-9"]
+    );
+    assert_eq!(
+        names("name: one\nround: {rank: }\nseeds: [4]\n", None),
+        ["one-seed-4"]
+    );
+}
+
+#[test]
+fn mistakes_in_what_varies_are_shown_where_they_are() {
+    let refused = |text: &str| load_all(&format!("round: {{rank: }}\n{text}"), None).unwrap_err();
+    let first_line = |text: &str| refused(text).lines().next().unwrap_or_default().to_owned();
+    assert_snapshot!(refused("vary: {round.rank.tau: [a/b]}\n"));
+    assert_snapshot!(first_line("vary: {round.rank.tau: [[1]]}\n"));
+    assert_snapshot!(first_line("vary: {round.rank.tau: [1, 1]}\n"));
+    assert_snapshot!(first_line("vary: {round.rank.tau: []}\n"));
+    assert_snapshot!(first_line("vary: {round.rank.tau: 3}\n"));
+    assert_snapshot!(first_line("vary: {x: {a: {name: b}}}\n"));
+    assert_snapshot!(first_line("vary: {x: {a: {ronud: {}}}}\n"));
+    assert_snapshot!(first_line(
+        "vary: {x: {a: {}, a-b: {}}, y: {b-c: {}, c: {}}}\n"
+    ));
+    assert_snapshot!(first_line("seeds: [1, 1]\n"));
+    assert_snapshot!(first_line("seeds: 3\n"));
 }

@@ -99,7 +99,8 @@ fn tidy(path: &Path) -> PathBuf {
     out
 }
 
-fn merge_files(base: &Map, overlay: &Map) -> Result<Map, Diagnostic> {
+/// Merges what `overlay` says over `base`; `name` and `extends` are its own.
+pub(super) fn merge_files(base: &Map, overlay: &Map) -> Result<Map, Diagnostic> {
     let own = |map: &Map| Map {
         entries: map
             .entries
