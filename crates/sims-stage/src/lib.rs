@@ -12,6 +12,7 @@
 //! Flags, pipeline keys and the JSON Schema come from one struct, made with [`params!`].
 
 mod describe;
+mod energy;
 mod exit;
 mod io;
 mod params;
@@ -20,6 +21,7 @@ mod progress;
 mod run;
 mod summary;
 
+pub use energy::Energy;
 pub use describe::{Description, Numerics, Role, RoleDescription};
 pub use exit::{BadInput, Interrupted, Retryable};
 pub use io::StageIo;

@@ -254,7 +254,7 @@ fn prepare<S: Stage>(matches: &ArgMatches) -> anyhow::Result<StageIo> {
         out,
         work,
         progress,
-        summary: Summary::new(S::NAME, threads, &device),
+        summary: Summary::new(S::NAME, threads, &device, S::NUMERICS.class(&device)),
         device,
         part: if S::PARTS {
             matches.get_one::<Part>("part").copied()

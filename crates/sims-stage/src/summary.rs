@@ -5,6 +5,8 @@ use std::time::Instant;
 
 use serde::Serialize;
 
+use crate::energy::{Energy, EnergyMeter};
+
 /// Counts, cost and warnings of one run of a stage.
 #[derive(Debug, Serialize)]
 pub struct Summary {
@@ -14,6 +16,9 @@ pub struct Summary {
     pub seconds: f64,
     /// Peak resident memory. Unit: bytes.
     pub peak_memory_bytes: u64,
+    /// What the machine drew meanwhile, where it counts; other processes on it included.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub energy: Option<Energy>,
     /// Worker threads.
     pub threads: usize,
     /// The device that computed.
@@ -27,25 +32,31 @@ pub struct Summary {
     pub stop: Option<String>,
     #[serde(skip)]
     started: Instant,
+    #[serde(skip)]
+    meter: Option<EnergyMeter>,
 }
 
 impl Summary {
-    pub(crate) fn new(stage: &str, threads: usize, device: &str) -> Self {
+    /// Starts the clock and the energy meter; `class` is the numerics class on `device`.
+    pub(crate) fn new(stage: &str, threads: usize, device: &str, class: &str) -> Self {
         Self {
             stage: stage.to_owned(),
             seconds: 0.0,
             peak_memory_bytes: 0,
+            energy: None,
             threads,
             device: device.to_owned(),
             counts: BTreeMap::new(),
             warnings: Vec::new(),
             stop: None,
             started: Instant::now(),
+            meter: Some(EnergyMeter::start(device, class)),
         }
     }
 
-    /// Takes the final readings of clock and memory.
+    /// Takes the final readings of clock, memory and energy.
     pub(crate) fn finish(&mut self) {
+        self.energy = self.meter.take().and_then(EnergyMeter::finish);
         self.seconds = self.started.elapsed().as_secs_f64();
         self.peak_memory_bytes = peak_memory_bytes().unwrap_or(0);
     }
