@@ -2,12 +2,13 @@
 //!
 //! A run is a folder of views, `runs/PIPELINE/round-N/[NODE/]ROLE.parquet`. [`run_folder`] finds
 //! its metric tables, [`metrics`] joins them with polars, [`table`] lays them out for a terminal.
-//! [`curve`] reads what a search over layers and strengths tried, and [`chart`] draws it.
+//! [`seeds`] averages what a pipeline found with several seeds. [`curve`] reads what a search over layers and strengths tried, and [`chart`] draws it.
 
 pub mod chart;
 pub mod curve;
 pub mod metrics;
 pub mod run_folder;
+pub mod seeds;
 pub mod table;
 
 /// Why a report could not be made.
@@ -41,6 +42,14 @@ pub enum ReportError {
         path: std::path::PathBuf,
         /// What is in the way.
         message: String,
+    },
+    /// Figures of several seeds have no mean.
+    #[error("cannot average {metric} over the seeds")]
+    Seeds {
+        /// The figure's name.
+        metric: String,
+        /// The cause.
+        source: sims_stats::StatsError,
     },
     /// A query failed.
     #[error("cannot query the run's metrics")]

@@ -7,7 +7,8 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Parser;
 use sims_pipeline::pipeline::{Pipeline, workspace_of};
-use sims_report::{chart, curve, metrics, run_folder, table};
+use sims_report::metrics::Figure;
+use sims_report::{ReportError, chart, curve, metrics, run_folder, seeds, table};
 
 /// Show the metrics of a run, round by round
 #[derive(Parser)]
@@ -71,7 +72,12 @@ fn show_curves(arguments: &Arguments) -> anyhow::Result<()> {
     let round = arguments.round;
     let mut objects = Vec::new();
     for target in &arguments.runs {
-        for (title, folder) in locate(target, arguments)? {
+        for Run {
+            name: title,
+            folder,
+            ..
+        } in locate(target, arguments)?
+        {
             let decision = folder.join(format!("round-{round}/decision.parquet"));
             if !decision.is_file() {
                 anyhow::bail!(
@@ -107,12 +113,22 @@ fn report(arguments: &Arguments) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     let mut all = Vec::new();
     for target in &arguments.runs {
-        for (title, folder) in locate(target, arguments)? {
-            let files = run_folder::metrics_files(&folder, &target.display().to_string())?;
+        let mut found = Vec::new();
+        let runs = locate(target, arguments)?;
+        for run in &runs {
+            let files = match run_folder::metrics_files(&run.folder, &target.display().to_string())
+            {
+                // Of many runs some may not have begun.
+                Err(ReportError::NothingFinished { .. }) if runs.len() > 1 => {
+                    writeln!(std::io::stderr(), "{}: no finished round yet", run.name)?;
+                    continue;
+                }
+                files => files?,
+            };
             let frame = metrics::query(&files, arguments.metric.as_deref())?;
-            let figures = metrics::figures(&frame)?;
-            all.push((title, figures));
+            found.push((run, metrics::figures(&frame)?));
         }
+        all.extend(with_means(found)?);
     }
     if arguments.json {
         let several = all.len() > 1;
@@ -137,14 +153,45 @@ fn report(arguments: &Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Returns names and folders of runs: of one from the folder itself, of all that a pipeline file stands for.
-fn locate(target: &Path, arguments: &Arguments) -> anyhow::Result<Vec<(String, PathBuf)>> {
+/// Puts the mean over its seeds behind the runs of each pipeline.
+fn with_means(runs: Vec<(&Run, Vec<Figure>)>) -> anyhow::Result<Vec<(String, Vec<Figure>)>> {
+    let mut all = Vec::new();
+    for family in runs.chunk_by(|(run, _), (next, _)| run.family == next.family) {
+        all.extend(
+            family
+                .iter()
+                .map(|(run, figures)| (run.name.clone(), figures.clone())),
+        );
+        if let [(first, _), _, ..] = family {
+            let figures: Vec<_> = family
+                .iter()
+                .map(|(_, figures)| figures.as_slice())
+                .collect();
+            let title = format!("{}, mean of {} seeds", first.family, family.len());
+            all.push((title, seeds::mean_over_seeds(&figures)?));
+        }
+    }
+    Ok(all)
+}
+
+/// A run to report on.
+struct Run {
+    name: String,
+    /// The name without the seed.
+    family: String,
+    folder: PathBuf,
+}
+
+/// Returns the run in a folder, or all that a pipeline file stands for.
+fn locate(target: &Path, arguments: &Arguments) -> anyhow::Result<Vec<Run>> {
     if target.is_dir() {
         let name = target.file_name().unwrap_or(target.as_os_str());
-        return Ok(vec![(
-            name.to_string_lossy().into_owned(),
-            target.to_owned(),
-        )]);
+        let name = name.to_string_lossy().into_owned();
+        return Ok(vec![Run {
+            family: name.clone(),
+            name,
+            folder: target.to_owned(),
+        }]);
     }
     let current = std::env::current_dir().context("cannot find the current folder")?;
     let pipelines = Pipeline::load(target, arguments.seed, &current)?;
@@ -152,9 +199,10 @@ fn locate(target: &Path, arguments: &Arguments) -> anyhow::Result<Vec<(String, P
         .folder
         .clone()
         .unwrap_or_else(|| workspace_of(target).join("runs"));
-    let named = pipelines.into_iter().map(|pipeline| {
-        let folder = runs.join(&pipeline.name);
-        (pipeline.name, folder)
+    let located = pipelines.into_iter().map(|pipeline| Run {
+        folder: runs.join(&pipeline.name),
+        name: pipeline.name,
+        family: pipeline.family,
     });
-    Ok(named.collect())
+    Ok(located.collect())
 }

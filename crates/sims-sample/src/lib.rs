@@ -7,6 +7,7 @@
 
 pub mod draw;
 pub mod encode;
+mod lead;
 pub mod priority;
 pub mod selection;
 mod stage;

@@ -15,6 +15,7 @@ use sims_stage::{BadInput, Interrupted, Numerics, Role, Stage, StageIo};
 use sims_steering::Steering;
 
 use crate::priority::prioritised;
+use crate::lead::Lead;
 use crate::{BASE_POLICY, Draws, EncodedPrompt, Selection, encode_prompts};
 
 sims_stage::choice! {
@@ -59,6 +60,10 @@ sims_stage::params! {
         /// The type that weights are held in
         dtype: WeightType = WeightType::F32,
     }
+    optional {
+        /// A system message before every prompt
+        system: String,
+    }
 }
 
 /// The sample stage.
@@ -89,6 +94,11 @@ impl Stage for Sample {
                 "steering",
                 "steering@1",
                 "The steering to answer with; none for the base model",
+            ),
+            Role::optional(
+                "examples",
+                "prompts@1",
+                "A conversation, in a table of one row, that goes before every prompt: examples of good answers",
             ),
             Role::optional(
                 "settings",
@@ -126,7 +136,11 @@ impl Stage for Sample {
             prompts = prioritised(prompts, &pilot, params.pilot_share).map_err(bad_input)?;
             io.count("prompts_left_out", (before - prompts.len()) as f64);
         }
-        let prompts = io.part_of(prompts);
+        let mut prompts = io.part_of(prompts);
+        let lead = Lead::read(params.system.as_deref(), io)?;
+        for prompt in &mut prompts {
+            lead.put_before(prompt).map_err(bad_input)?;
+        }
         let model = load_model(io, params.dtype)?;
         let steering = open_steering(io)?;
         let prompts =

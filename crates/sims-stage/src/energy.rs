@@ -146,7 +146,8 @@ impl EnergyMeter {
     fn under(root: &Path, gpus: &[u32]) -> Self {
         let packages = packages(root);
         let (stop, stopped) = channel();
-        let watched = (!packages.is_empty()).then(|| std::thread::spawn(|| watch(packages, stopped)));
+        let watched =
+            (!packages.is_empty()).then(|| std::thread::spawn(|| watch(packages, stopped)));
         Self {
             gpus: Gpus::open(gpus),
             stop,

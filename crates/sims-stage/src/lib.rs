@@ -21,8 +21,8 @@ mod progress;
 mod run;
 mod summary;
 
-pub use energy::Energy;
 pub use describe::{Description, Numerics, Role, RoleDescription};
+pub use energy::Energy;
 pub use exit::{BadInput, Interrupted, Retryable};
 pub use io::StageIo;
 pub use params::List;

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use anyhow::Context as _;
-use sims_artifact::tables::PromptRow;
+use sims_artifact::tables::{Message, PromptRow};
 use sims_model::generate::{BatchLimits, Request, SampleKey, SamplingParams, generate};
 use sims_model::{ChatMessage, LanguageModel};
 use sims_stats::{Bootstrap, Interval};
@@ -145,6 +145,19 @@ fn exchanges(world: &World, given: &Given, seed: u64, index: u64) -> Vec<ChatMes
         messages.push(ChatMessage::new("assistant", vocab::decode(&answer.tokens)));
     }
     messages
+}
+
+/// Returns a conversation of careful exchanges, the same for every prompt: what a user would write as examples.
+pub fn careful_examples(world: &World, seed: u64) -> PromptRow {
+    let given = [Some(EXTREME); LATENTS];
+    let messages = exchanges(world, &given, seed, 0)
+        .into_iter()
+        .map(|message| Message {
+            role: message.role,
+            content: message.content,
+        })
+        .collect();
+    PromptRow::new(messages, "examples", "toyworld")
 }
 
 fn answer_all(

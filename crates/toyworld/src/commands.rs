@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use sims_artifact::read_table;
+use sims_artifact::{read_table, write_table};
 use sims_artifact::tables::PromptRow;
 use sims_model::{LanguageModel, LoadOptions};
 use sims_stats::Bootstrap;
 
-use crate::acceptance::{ContextReport, Settings, acceptance};
+use crate::acceptance::{ContextReport, Settings, acceptance, careful_examples};
 use crate::judge_quality::{JudgeQuality, judge_quality};
 use crate::policies::Tasks;
 use crate::prompts::{PromptSets, SetSizes};
@@ -41,6 +41,31 @@ impl PromptsArgs {
         std::fs::create_dir_all(&self.out)
             .with_context(|| format!("cannot create {}", self.out.display()))?;
         Ok(PromptSets::draw(&world, &self.sizes, self.seed)?.write(&self.out)?)
+    }
+}
+
+/// Write a conversation of two careful exchanges, to go before prompts
+#[derive(Debug, Clone, clap::Args)]
+pub struct ExamplesArgs {
+    /// World whose writer answers
+    #[arg(long, default_value = "default", value_parser = clap::builder::PossibleValuesParser::new(World::NAMES))]
+    pub world: String,
+    /// The Parquet file (prompts@1, one row)
+    #[arg(long)]
+    pub out: PathBuf,
+    /// Seed of the draw
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+}
+
+impl ExamplesArgs {
+    /// Writes the conversation.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn run(&self) -> anyhow::Result<()> {
+        let world = World::by_name(&self.world).context("no such world")?;
+        Ok(write_table(&self.out, &[careful_examples(&world, self.seed)])?)
     }
 }
 

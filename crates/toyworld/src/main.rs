@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Parser, Subcommand};
-use toyworld::commands::{AcceptanceArgs, JudgeQualityArgs, PromptsArgs};
+use toyworld::commands::{AcceptanceArgs, ExamplesArgs, JudgeQualityArgs, PromptsArgs};
 use toyworld::train::{Outcome, TrainArgs};
 
 #[global_allocator]
@@ -15,6 +15,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const EXAMPLES: &str = "\
 Examples:
   toyworld prompts --world default --out data/toyworld
+  toyworld examples --out data/toyworld/careful.parquet
   toyworld train --world hard --out target/hard --tokens 13e6
   toyworld acceptance --model data/tiny
   toyworld judge-quality --prompts data/toyworld/train.parquet \\
@@ -32,6 +33,7 @@ struct Cli {
 enum Command {
     Train(TrainArgs),
     Prompts(PromptsArgs),
+    Examples(ExamplesArgs),
     Acceptance(AcceptanceArgs),
     JudgeQuality(JudgeQualityArgs),
 }
@@ -43,6 +45,10 @@ fn main() -> anyhow::Result<ExitCode> {
             for path in args.run()? {
                 print(&path.display().to_string());
             }
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Examples(args) => {
+            args.run()?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Acceptance(args) => {
