@@ -37,7 +37,10 @@ impl Lead {
                 }
                 let messages = rows.remove(0).messages;
                 if messages.last().is_none_or(|last| last.role != "assistant") {
-                    return Err(refuse("the examples must end with a message of the role assistant").into());
+                    return Err(refuse(
+                        "the examples must end with a message of the role assistant",
+                    )
+                    .into());
                 }
                 messages
             }
@@ -54,8 +57,9 @@ impl Lead {
     /// Puts the messages before the prompt's own: a system message first, of the prompt or the parameter.
     pub(crate) fn put_before(&self, prompt: &mut PromptRow) -> Result<(), TwoSystemMessages> {
         let own = std::mem::take(&mut prompt.messages);
-        let (own_system, turns): (Vec<_>, Vec<_>) =
-            own.into_iter().partition(|message| message.role == "system");
+        let (own_system, turns): (Vec<_>, Vec<_>) = own
+            .into_iter()
+            .partition(|message| message.role == "system");
         if self.system.is_some() && !own_system.is_empty() {
             return Err(TwoSystemMessages {
                 prompt_id: prompt.prompt_id.clone(),

@@ -14,8 +14,8 @@ use sims_model::{
 use sims_stage::{BadInput, Interrupted, Numerics, Role, Stage, StageIo};
 use sims_steering::Steering;
 
-use crate::priority::prioritised;
 use crate::lead::Lead;
+use crate::priority::prioritised;
 use crate::{BASE_POLICY, Draws, EncodedPrompt, Selection, encode_prompts};
 
 sims_stage::choice! {

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use sims_artifact::{read_table, write_table};
 use sims_artifact::tables::PromptRow;
+use sims_artifact::{read_table, write_table};
 use sims_model::{LanguageModel, LoadOptions};
 use sims_stats::Bootstrap;
 
@@ -65,7 +65,10 @@ impl ExamplesArgs {
     /// When the file cannot be written.
     pub fn run(&self) -> anyhow::Result<()> {
         let world = World::by_name(&self.world).context("no such world")?;
-        Ok(write_table(&self.out, &[careful_examples(&world, self.seed)])?)
+        Ok(write_table(
+            &self.out,
+            &[careful_examples(&world, self.seed)],
+        )?)
     }
 }
 

@@ -274,17 +274,40 @@ fn seeds_make_a_run_each_and_a_given_seed_replaces_them() {
 #[test]
 fn mistakes_in_what_varies_are_shown_where_they_are() {
     let refused = |text: &str| load_all(&format!("round: {{rank: }}\n{text}"), None).unwrap_err();
-    let first_line = |text: &str| refused(text).lines().next().unwrap_or_default().to_owned();
-    assert_snapshot!(refused("vary: {round.rank.tau: [a/b]}\n"));
-    assert_snapshot!(first_line("vary: {round.rank.tau: [[1]]}\n"));
-    assert_snapshot!(first_line("vary: {round.rank.tau: [1, 1]}\n"));
-    assert_snapshot!(first_line("vary: {round.rank.tau: []}\n"));
-    assert_snapshot!(first_line("vary: {round.rank.tau: 3}\n"));
-    assert_snapshot!(first_line("vary: {x: {a: {name: b}}}\n"));
-    assert_snapshot!(first_line("vary: {x: {a: {ronud: {}}}}\n"));
-    assert_snapshot!(first_line(
-        "vary: {x: {a: {}, a-b: {}}, y: {b-c: {}, c: {}}}\n"
-    ));
-    assert_snapshot!(first_line("seeds: [1, 1]\n"));
-    assert_snapshot!(first_line("seeds: 3\n"));
+    assert_snapshot!(refused("vary: {round.rank.tau: [a/b]}\n"), @r"
+    pipelines/p.yaml:2:25: `vary.round.rank.tau`: the choice `a/b` names a folder: letters, digits, `-`, `_` and `.`
+       |
+     2 | vary: {round.rank.tau: [a/b]}
+       |                         ^
+    ");
+    for (text, part) in [
+        (
+            "vary: {round.rank.tau: [[1]]}\n",
+            "name other values: write a mapping of choices",
+        ),
+        (
+            "vary: {round.rank.tau: [1, 1]}\n",
+            "`vary.round.rank.tau` has `1` twice",
+        ),
+        (
+            "vary: {round.rank.tau: []}\n",
+            "`vary.round.rank.tau` has no choices",
+        ),
+        (
+            "vary: {round.rank.tau: 3}\n",
+            "a list of values or a mapping of choices, but is an integer",
+        ),
+        ("vary: {x: {a: {name: b}}}\n", "a choice cannot set `name`"),
+        ("vary: {x: {a: {ronud: {}}}}\n", "unknown key `ronud`"),
+        (
+            "vary: {x: {a: {}, a-b: {}}, y: {b-c: {}, c: {}}}\n",
+            "two runs named `p-a-b-c`",
+        ),
+        ("seeds: [1, 1]\n", "`seeds` has 1 twice"),
+        ("seeds: []\n", "`seeds` has no seed"),
+        ("seeds: 3\n", "`seeds` must be a list of integers"),
+    ] {
+        let message = refused(text);
+        assert!(message.contains(part), "{text}{message}");
+    }
 }

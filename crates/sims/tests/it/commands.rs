@@ -317,22 +317,25 @@ fn help_is_complete() {
       <PIPELINE>  Pipeline file
 
     Options:
-          --store <DIR>      Folder of the store [default: $SIMS_STORE, else .sims in the pipeline's
-                             workspace]
-          --runs <DIR>       Folder of the views [default: runs in the pipeline's workspace]
-          --rounds <N>       Rounds to run instead of the pipeline's
-          --seed <N>         Root seed instead of the pipeline's; results are shown under
-                             runs/NAME-seed-N
-          --device <DEVICE>  Where stages compute: auto, cpu, cuda or cuda:N; cuda:N,M spreads the
-                             layers, cuda:N+cuda:M the prompts [default: auto]
-          --json             Print JSON on stdout, and nothing else there
-          --jobs <N>         Stages that run at the same time [default: 1]
-          --threads <N>      Worker threads of each stage [default: every core, shared by the jobs]
-          --batch-size <N>   Sequences that a model runs at once [default: each stage chooses]
-      -h, --help             Print help
+          --store <DIR>         Folder of the store [default: $SIMS_STORE, else .sims in the pipeline's
+                                workspace]
+          --runs <DIR>          Folder of the views [default: runs in the pipeline's workspace]
+          --rounds <N>          Rounds to run instead of the pipeline's
+          --seed <N>            Root seed instead of the pipeline's; results are shown under
+                                runs/NAME-seed-N
+          --only <AXIS=CHOICE>  Of a pipeline that varies, only the runs with this choice: AXIS=CHOICE,
+                                or seed=N
+          --device <DEVICE>     Where stages compute: auto, cpu, cuda or cuda:N; cuda:N,M spreads the
+                                layers, cuda:N+cuda:M the prompts [default: auto]
+          --json                Print JSON on stdout, and nothing else there
+          --jobs <N>            Stages that run at the same time [default: 1]
+          --threads <N>         Worker threads of each stage [default: every core, shared by the jobs]
+          --batch-size <N>      Sequences that a model runs at once [default: each stage chooses]
+      -h, --help                Print help
 
     What is done is never done again: a run that was stopped goes on where it was, and a second run does
-    nothing. Results are shown under runs/PIPELINE.
+    nothing. Results are shown under runs/PIPELINE; a file with `vary` or `seeds` stands for several
+    runs, each with a folder of its own.
 
     Relative paths in a pipeline file start at its workspace: the parent of the nearest folder above it
     that is named `pipelines`, else its own folder. What is not there is looked up from the current
@@ -341,6 +344,7 @@ fn help_is_complete() {
     Examples:
       sims run pipelines/quickstart.yaml
       sims run pipelines/quickstart.yaml --rounds 1 --json
+      sims run pipelines/sweeps/operator.yaml --only operator=act
     ");
     assert_eq!(toy.text(&["run"]).0, 2);
 }
