@@ -5,6 +5,7 @@ mod interruption;
 mod isolation;
 mod loop_runs;
 mod position_bias;
+mod reproductions;
 mod safeguards;
 
 use std::path::PathBuf;
