@@ -6,15 +6,18 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
+use sims_artifact::atomic_file::write_atomically;
 use sims_pipeline::pipeline::{Pipeline, workspace_of};
-use sims_report::{chart, curve, metrics, run_folder, table};
+use sims_report::parts::Parts;
+use sims_report::run::Run;
+use sims_report::{chart, curve, html, markdown, metrics, run_folder, table};
 
 /// Show the metrics of a run, round by round
 #[derive(Parser)]
 #[command(
     name = "sims report",
     version,
-    after_help = "Examples:\n  sims report pipelines/quickstart.yaml\n  sims report pipelines/quickstart.yaml --metric win_rate\n  sims report pipelines/*.yaml --metric gold_win_rate\n  sims report pipelines/sweeps/curve.yaml --curve --svg curve.svg\n  sims report runs/quickstart --json | jq '.[] | select(.round == 3)'"
+    after_help = "Examples:\n  sims report pipelines/quickstart.yaml\n  sims report pipelines/quickstart.yaml --metric win_rate\n  sims report pipelines/*.yaml --metric gold_win_rate\n  sims report pipelines/sweeps/curve.yaml --curve --svg curve.svg\n  sims report runs/quickstart --json | jq '.[] | select(.round == 3)'\n  sims report pipelines/quickstart.yaml --html report.html --tables report-tables\n  sims report pipelines/quickstart.yaml --markdown - >> \"$GITHUB_STEP_SUMMARY\""
 )]
 struct Arguments {
     /// Pipeline files, or folders of runs
@@ -36,6 +39,15 @@ struct Arguments {
     /// Print one JSON array, with an object a round and metric
     #[arg(long)]
     json: bool,
+    /// Write the whole report of one run as an HTML file that needs nothing else
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["metric", "curve", "json"])]
+    html: Option<PathBuf>,
+    /// Write the report of one run in short as Markdown; `-` is standard output
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["metric", "curve", "json"])]
+    markdown: Option<PathBuf>,
+    /// Write every table of the report of one run into this folder as Parquet
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["metric", "curve", "json"])]
+    tables: Option<PathBuf>,
     /// The seed that the pipelines were run with, when not their own
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -71,7 +83,7 @@ fn show_curves(arguments: &Arguments) -> anyhow::Result<()> {
     let round = arguments.round;
     let mut objects = Vec::new();
     for target in &arguments.runs {
-        for (title, folder) in locate(target, arguments)? {
+        for Named { title, folder, .. } in locate(target, arguments)? {
             let decision = folder.join(format!("round-{round}/decision.parquet"));
             if !decision.is_file() {
                 anyhow::bail!(
@@ -100,14 +112,62 @@ fn show_curves(arguments: &Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Writes the page, the Markdown and the tables of one run.
+fn write_files(arguments: &Arguments) -> anyhow::Result<()> {
+    let mut named = Vec::new();
+    for target in &arguments.runs {
+        let found = locate(target, arguments)?;
+        named.extend(found.into_iter().map(|found| (target, found)));
+    }
+    let count = named.len();
+    let (Some((target, found)), 1) = (named.pop(), count) else {
+        anyhow::bail!(
+            "--html, --markdown and --tables are about one run, but {count} are named; name the folder of one of them"
+        );
+    };
+    let run = Run::load(
+        found.title,
+        &found.folder,
+        target,
+        found.pipeline,
+        arguments.seed,
+    )?;
+    let parts = Parts::of(&run)?;
+    if let Some(path) = &arguments.html {
+        write_atomically(path, html::render(&run, &parts)?.as_bytes())?;
+    }
+    if let Some(folder) = &arguments.tables {
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("cannot make the folder {}", folder.display()))?;
+        for table in parts.tables(&run) {
+            table.write(folder)?;
+        }
+    }
+    match &arguments.markdown {
+        None => {}
+        Some(path) if path.as_os_str() == "-" => {
+            write!(
+                std::io::stdout().lock(),
+                "{}",
+                markdown::render(&run, &parts)
+            )?;
+        }
+        Some(path) => write_atomically(path, markdown::render(&run, &parts).as_bytes())?,
+    }
+    Ok(())
+}
+
 fn report(arguments: &Arguments) -> anyhow::Result<()> {
     if arguments.curve {
         return show_curves(arguments);
     }
+    if arguments.html.is_some() || arguments.markdown.is_some() || arguments.tables.is_some() {
+        return write_files(arguments);
+    }
     let mut out = std::io::stdout().lock();
     let mut all = Vec::new();
     for target in &arguments.runs {
-        for (title, folder) in locate(target, arguments)? {
+        for Named { title, folder, .. } in locate(target, arguments)? {
             let files = run_folder::metrics_files(&folder, &target.display().to_string())?;
             let frame = metrics::query(&files, arguments.metric.as_deref())?;
             let figures = metrics::figures(&frame)?;
@@ -137,14 +197,23 @@ fn report(arguments: &Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Returns names and folders of runs: of one from the folder itself, of all that a pipeline file stands for.
-fn locate(target: &Path, arguments: &Arguments) -> anyhow::Result<Vec<(String, PathBuf)>> {
+/// A run that the user named.
+struct Named {
+    title: String,
+    folder: PathBuf,
+    /// The pipeline; none where its folder was named.
+    pipeline: Option<Pipeline>,
+}
+
+/// Returns runs: one by its folder, or all that a pipeline file stands for.
+fn locate(target: &Path, arguments: &Arguments) -> anyhow::Result<Vec<Named>> {
     if target.is_dir() {
         let name = target.file_name().unwrap_or(target.as_os_str());
-        return Ok(vec![(
-            name.to_string_lossy().into_owned(),
-            target.to_owned(),
-        )]);
+        return Ok(vec![Named {
+            title: name.to_string_lossy().into_owned(),
+            folder: target.to_owned(),
+            pipeline: None,
+        }]);
     }
     let current = std::env::current_dir().context("cannot find the current folder")?;
     let pipelines = Pipeline::load(target, arguments.seed, &current)?;
@@ -152,9 +221,10 @@ fn locate(target: &Path, arguments: &Arguments) -> anyhow::Result<Vec<(String, P
         .folder
         .clone()
         .unwrap_or_else(|| workspace_of(target).join("runs"));
-    let named = pipelines.into_iter().map(|pipeline| {
-        let folder = runs.join(&pipeline.name);
-        (pipeline.name, folder)
+    let named = pipelines.into_iter().map(|pipeline| Named {
+        title: pipeline.name.clone(),
+        folder: runs.join(&pipeline.name),
+        pipeline: Some(pipeline),
     });
     Ok(named.collect())
 }
