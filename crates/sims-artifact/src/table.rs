@@ -67,7 +67,9 @@ fn pinned() -> WriterPropertiesBuilder {
     WriterProperties::builder()
         .set_writer_version(WriterVersion::PARQUET_1_0)
         .set_created_by("sims".to_owned())
-        .set_compression(Compression::ZSTD(ZstdLevel::try_new(3).expect("zstd has this level")))
+        .set_compression(Compression::ZSTD(
+            ZstdLevel::try_new(3).expect("zstd has this level"),
+        ))
         .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
 }
 
