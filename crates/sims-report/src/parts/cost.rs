@@ -46,7 +46,8 @@ impl StageCost {
     fn of(round: u32, stage: &StageSummary) -> Self {
         let counts = |names: &[&str]| {
             let found = names.iter().filter_map(|name| stage.counts.get(*name));
-            found.sum::<f64>()
+            // The sum of nothing is minus zero otherwise.
+            0.0 + found.sum::<f64>()
         };
         Self {
             round,
