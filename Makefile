@@ -6,7 +6,7 @@ VENV := target/venv
 MODEL_FILES := config.json generation_config.json judge_template.json tokenizer.json tokenizer_config.json \
   model.safetensors training.json loss.csv loss.svg
 
-.PHONY: curve sweeps studies help build test test-rust test-python check schemas results tiny-model hard-model toyworld-data
+.PHONY: report curve sweeps studies help build test test-rust test-python check schemas results tiny-model hard-model toyworld-data
 
 help:
 	@grep -E '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 24
@@ -50,6 +50,10 @@ results: build ## Run every pipeline of the result tables and print their gold w
 	target/release/toyworld acceptance --model data/hard --world hard
 	target/release/toyworld judge-quality --prompts data/toyworld/train.parquet \
 	  --judgments runs/quickstart/round-1/judgments.parquet --responses runs/quickstart/round-1/responses.parquet
+
+report: build ## The whole report of the quickstart: target/report.html, and its tables in target/report-tables
+	$(SIMS) run pipelines/quickstart.yaml
+	$(SIMS) report pipelines/quickstart.yaml --html target/report.html --tables target/report-tables
 
 curve: build ## Gain against drift over layers and strengths: a table, and target/curve.svg
 	$(SIMS) run pipelines/sweeps/curve.yaml

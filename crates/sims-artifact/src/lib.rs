@@ -23,5 +23,5 @@ pub use digest::Digest;
 pub use error::ArtifactError;
 pub use model_manifest::ModelManifest;
 pub use prompts::read_prompts;
-pub use table::{Table, read_table, schema_id_of, write_table};
+pub use table::{Table, read_table, schema_id_of, write_columns, write_table};
 pub use tensors::{TensorData, TensorFile, TensorSpec, TensorWriter, write_tensors};

@@ -10,7 +10,7 @@ use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::metadata::KeyValue;
-use parquet::file::properties::{WriterProperties, WriterVersion};
+use parquet::file::properties::{WriterProperties, WriterPropertiesBuilder, WriterVersion};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::ArtifactError;
@@ -42,27 +42,49 @@ pub fn write_table<T: Table>(path: &Path, rows: &[T]) -> Result<(), ArtifactErro
         schema: T::SCHEMA,
         message,
     };
+    let id = KeyValue::new(SCHEMA_KEY.to_owned(), T::SCHEMA.to_owned());
+    let properties = pinned().set_key_value_metadata(Some(vec![id])).build();
     let schema = Arc::new(Schema::new(fields.clone()));
-    let properties = WriterProperties::builder()
+    let batches = rows.chunks(ROW_GROUP_ROWS).map(|chunk| {
+        serde_arrow::to_record_batch(&fields, &chunk).map_err(|e| encode(e.to_string()))
+    });
+    write_batches(path, schema, properties, batches)
+}
+
+/// Writes `batch` to `path` as Parquet, atomically: a table for people, which is no artifact and has no schema id.
+///
+/// The same columns always give the same bytes, as with [`write_table`].
+///
+/// # Errors
+/// If the file cannot be written.
+pub fn write_columns(path: &Path, batch: RecordBatch) -> Result<(), ArtifactError> {
+    let schema = batch.schema();
+    write_batches(path, schema, pinned().build(), std::iter::once(Ok(batch)))
+}
+
+/// The settings that decide the bytes.
+fn pinned() -> WriterPropertiesBuilder {
+    WriterProperties::builder()
         .set_writer_version(WriterVersion::PARQUET_1_0)
         .set_created_by("sims".to_owned())
         .set_compression(Compression::ZSTD(
-            ZstdLevel::try_new(3).map_err(|e| encode(e.to_string()))?,
+            ZstdLevel::try_new(3).expect("zstd has this level"),
         ))
         .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
-        .set_key_value_metadata(Some(vec![KeyValue::new(
-            SCHEMA_KEY.to_owned(),
-            T::SCHEMA.to_owned(),
-        )]))
-        .build();
+}
+
+fn write_batches(
+    path: &Path,
+    schema: Arc<Schema>,
+    properties: WriterProperties,
+    batches: impl Iterator<Item = Result<RecordBatch, ArtifactError>>,
+) -> Result<(), ArtifactError> {
     let mut file = AtomicFile::create(path)?;
     {
         let mut writer = ArrowWriter::try_new(file.file(), schema, Some(properties))
             .map_err(|e| write_error(path, &e))?;
-        for chunk in rows.chunks(ROW_GROUP_ROWS) {
-            let batch =
-                serde_arrow::to_record_batch(&fields, &chunk).map_err(|e| encode(e.to_string()))?;
-            writer.write(&batch).map_err(|e| write_error(path, &e))?;
+        for batch in batches {
+            writer.write(&batch?).map_err(|e| write_error(path, &e))?;
         }
         writer.close().map_err(|e| write_error(path, &e))?;
     }

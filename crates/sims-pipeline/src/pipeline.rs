@@ -154,6 +154,14 @@ impl Pipeline {
         Ok(pipelines)
     }
 
+    /// Tells whether it has all of the `wanted` choices: `(axis, choice)`, the seed under `seed`.
+    pub fn has(&self, wanted: &[(String, String)]) -> bool {
+        let seed = ("seed".to_owned(), self.seed.to_string());
+        wanted
+            .iter()
+            .all(|choice| self.choices.contains(choice) || *choice == seed)
+    }
+
     /// Returns the pipeline with another root seed; its name, and with it the folder of its results, says so.
     fn reseeded(&self, seed: u64) -> Self {
         Self {
@@ -161,6 +169,17 @@ impl Pipeline {
             name: format!("{}-seed-{seed}", self.name),
             ..self.clone()
         }
+    }
+}
+
+/// Reads `AXIS=CHOICE`, as [`Pipeline::has`] takes it.
+///
+/// # Errors
+/// If there is no `=`.
+pub fn axis_and_choice(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((axis, choice)) => Ok((axis.to_owned(), choice.to_owned())),
+        None => Err("give AXIS=CHOICE, as in operator=act".to_owned()),
     }
 }
 

@@ -20,33 +20,37 @@ const FORMAT: u32 = 1;
 /// How a stage ended in the last run that came to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum Outcome {
+pub enum Outcome {
+    /// It was computed.
     Executed,
+    /// Its result was in the store.
     Cached,
+    /// It ended with an error.
     Failed,
 }
 
 /// What is known of one run of a stage.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct StageRecord {
+pub struct StageRecord {
     /// The action of the last run.
-    pub(crate) key: ActionKey,
+    pub key: ActionKey,
     /// The action before the key last changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) key_before: Option<ActionKey>,
-    pub(crate) outcome: Outcome,
+    pub key_before: Option<ActionKey>,
+    /// How it ended.
+    pub outcome: Outcome,
     /// How long the stage ran when it was computed. Unit: seconds.
-    pub(crate) seconds: f64,
+    pub seconds: f64,
     /// The views by path, relative to the pipeline's folder.
-    pub(crate) views: BTreeMap<PathBuf, Digest>,
+    pub views: BTreeMap<PathBuf, Digest>,
 }
 
 /// What is known of a pipeline's last run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct RunRecord {
+pub struct RunRecord {
     format: u32,
     /// By round and stage: `round-3/sample`.
-    pub(crate) stages: BTreeMap<PathBuf, StageRecord>,
+    pub stages: BTreeMap<PathBuf, StageRecord>,
 }
 
 impl Default for RunRecord {
@@ -60,7 +64,7 @@ impl Default for RunRecord {
 
 impl RunRecord {
     /// Reads the record in `folder` (`runs/<pipeline>`); one that is absent or damaged is empty.
-    pub(crate) fn load(folder: &Path) -> Self {
+    pub fn load(folder: &Path) -> Self {
         std::fs::read(folder.join("run.json"))
             .ok()
             .and_then(|bytes| serde_json::from_slice::<Self>(&bytes).ok())

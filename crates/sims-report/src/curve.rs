@@ -57,7 +57,11 @@ impl Point {
 /// # Errors
 /// If the table is damaged or something else.
 pub fn points(decision: &Path) -> Result<Vec<Point>, ReportError> {
-    let rows: Vec<DecisionRow> = read_table(decision)?;
+    Ok(points_of(read_table(decision)?))
+}
+
+/// Returns the points of the rows of a decision table, in the order in which they were tried.
+pub fn points_of(rows: Vec<DecisionRow>) -> Vec<Point> {
     let accepted = rows
         .iter()
         .find(|row| row.action == "accept" && row.part == "confirmation")
@@ -97,7 +101,7 @@ pub fn points(decision: &Path) -> Result<Vec<Point>, ReportError> {
             );
         }
     }
-    Ok(points.into_iter().map(|(_, point)| point).collect())
+    points.into_iter().map(|(_, point)| point).collect()
 }
 
 /// Lays the points out for a terminal: a row a setting.

@@ -2,11 +2,22 @@
 //!
 //! A run is a folder of views, `runs/PIPELINE/round-N/[NODE/]ROLE.parquet`. [`run_folder`] finds
 //! its metric tables, [`metrics`] joins them with polars, [`table`] lays them out for a terminal.
-//! [`seeds`] averages what a pipeline found with several seeds. [`curve`] reads what a search over layers and strengths tried, and [`chart`] draws it.
+//! [`seeds`] averages what a pipeline found with several seeds.
+//! [`curve`] reads what a search over layers and strengths tried, and [`chart`] draws it.
+//!
+//! The report that people look at starts at [`run`], which reads a run; [`parts`] computes from it what is
+//! shown, and [`html`], [`markdown`] and [`data_table`] show it.
 
 pub mod chart;
 pub mod curve;
+pub mod data_table;
+pub mod html;
+pub mod markdown;
 pub mod metrics;
+mod number;
+pub mod parts;
+pub mod plot;
+pub mod run;
 pub mod run_folder;
 pub mod seeds;
 pub mod table;
@@ -24,16 +35,16 @@ pub enum ReportError {
         /// The pipeline's name or file.
         pipeline: String,
     },
-    /// A folder could not be read.
-    #[error("cannot read {path}")]
+    /// A file or folder could not be read or written.
+    #[error("cannot read or write {path}")]
     Io {
-        /// The folder.
+        /// The file or folder.
         path: std::path::PathBuf,
         /// The cause.
         source: std::io::Error,
     },
     /// A metrics table is damaged or something else.
-    #[error("cannot read the run's metrics (`sims fsck` finds damaged files)")]
+    #[error("cannot read or write a table (`sims fsck` finds damaged files)")]
     Table(#[from] sims_artifact::ArtifactError),
     /// A picture could not be drawn.
     #[error("cannot draw {path}: {message}")]
@@ -51,6 +62,20 @@ pub enum ReportError {
         /// The cause.
         source: sims_stats::StatsError,
     },
+    /// A chart of the page could not be drawn.
+    #[error("cannot draw a chart of the report: {0}")]
+    Drawing(String),
+    /// A stage's summary is damaged.
+    #[error("{path} is not a stage's summary; run the pipeline again to restore it")]
+    Summary {
+        /// The file.
+        path: std::path::PathBuf,
+        /// The cause.
+        source: serde_json::Error,
+    },
+    /// A table of the report is not well formed.
+    #[error("cannot put a table of the report together")]
+    Columns(#[from] arrow_schema::ArrowError),
     /// A query failed.
     #[error("cannot query the run's metrics")]
     Query(#[from] polars::error::PolarsError),

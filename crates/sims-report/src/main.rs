@@ -6,16 +6,21 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
-use sims_pipeline::pipeline::{Pipeline, workspace_of};
+use sims_artifact::atomic_file::write_atomically;
+use sims_pipeline::pipeline::{Pipeline, axis_and_choice, workspace_of};
+use sims_report::parts::Parts;
+use sims_report::run::Run;
 use sims_report::metrics::Figure;
-use sims_report::{ReportError, chart, curve, metrics, run_folder, seeds, table};
+use sims_report::{
+    ReportError, chart, curve, html, markdown, metrics, run_folder, seeds, table,
+};
 
 /// Show the metrics of a run, round by round
 #[derive(Parser)]
 #[command(
     name = "sims report",
     version,
-    after_help = "Examples:\n  sims report pipelines/quickstart.yaml\n  sims report pipelines/quickstart.yaml --metric win_rate\n  sims report pipelines/*.yaml --metric gold_win_rate\n  sims report pipelines/sweeps/curve.yaml --curve --svg curve.svg\n  sims report runs/quickstart --json | jq '.[] | select(.round == 3)'"
+    after_help = "Examples:\n  sims report pipelines/quickstart.yaml\n  sims report pipelines/quickstart.yaml --metric win_rate\n  sims report pipelines/*.yaml --metric gold_win_rate\n  sims report pipelines/sweeps/curve.yaml --curve --svg curve.svg\n  sims report runs/quickstart --json | jq '.[] | select(.round == 3)'\n  sims report pipelines/quickstart.yaml --html report.html --tables report-tables\n  sims report pipelines/quickstart.yaml --markdown - >> \"$GITHUB_STEP_SUMMARY\""
 )]
 struct Arguments {
     /// Pipeline files, or folders of runs
@@ -37,9 +42,21 @@ struct Arguments {
     /// Print one JSON array, with an object a round and metric
     #[arg(long)]
     json: bool,
+    /// Write the whole report of one run as an HTML file that needs nothing else
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["metric", "curve", "json"])]
+    html: Option<PathBuf>,
+    /// Write the report of one run in short as Markdown; `-` is standard output
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["metric", "curve", "json"])]
+    markdown: Option<PathBuf>,
+    /// Write every table of the report of one run into this folder as Parquet
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["metric", "curve", "json"])]
+    tables: Option<PathBuf>,
     /// The seed that the pipelines were run with, when not their own
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
+    /// Of a pipeline that varies, only the runs with this choice: AXIS=CHOICE, or seed=N
+    #[arg(long, value_name = "AXIS=CHOICE", value_parser = axis_and_choice)]
+    only: Vec<(String, String)>,
     /// The folder that holds the runs; by default `runs` beside the pipeline's workspace
     #[arg(long = "runs", value_name = "DIR")]
     folder: Option<PathBuf>,
@@ -72,12 +89,7 @@ fn show_curves(arguments: &Arguments) -> anyhow::Result<()> {
     let round = arguments.round;
     let mut objects = Vec::new();
     for target in &arguments.runs {
-        for Run {
-            name: title,
-            folder,
-            ..
-        } in locate(target, arguments)?
-        {
+        for Named { title, folder, .. } in locate(target, arguments)? {
             let decision = folder.join(format!("round-{round}/decision.parquet"));
             if !decision.is_file() {
                 anyhow::bail!(
@@ -106,9 +118,57 @@ fn show_curves(arguments: &Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Writes the page, the Markdown and the tables of one run.
+fn write_files(arguments: &Arguments) -> anyhow::Result<()> {
+    let mut named = Vec::new();
+    for target in &arguments.runs {
+        let found = locate(target, arguments)?;
+        named.extend(found.into_iter().map(|found| (target, found)));
+    }
+    let count = named.len();
+    let (Some((target, found)), 1) = (named.pop(), count) else {
+        anyhow::bail!(
+            "--html, --markdown and --tables are about one run, but {count} are named; name the folder of one of them"
+        );
+    };
+    let run = Run::load(
+        found.title,
+        &found.folder,
+        target,
+        found.pipeline,
+        arguments.seed,
+    )?;
+    let parts = Parts::of(&run)?;
+    if let Some(path) = &arguments.html {
+        write_atomically(path, html::render(&run, &parts)?.as_bytes())?;
+    }
+    if let Some(folder) = &arguments.tables {
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("cannot make the folder {}", folder.display()))?;
+        for table in parts.tables(&run) {
+            table.write(folder)?;
+        }
+    }
+    match &arguments.markdown {
+        None => {}
+        Some(path) if path.as_os_str() == "-" => {
+            write!(
+                std::io::stdout().lock(),
+                "{}",
+                markdown::render(&run, &parts)
+            )?;
+        }
+        Some(path) => write_atomically(path, markdown::render(&run, &parts).as_bytes())?,
+    }
+    Ok(())
+}
+
 fn report(arguments: &Arguments) -> anyhow::Result<()> {
     if arguments.curve {
         return show_curves(arguments);
+    }
+    if arguments.html.is_some() || arguments.markdown.is_some() || arguments.tables.is_some() {
+        return write_files(arguments);
     }
     let mut out = std::io::stdout().lock();
     let mut all = Vec::new();
@@ -116,11 +176,10 @@ fn report(arguments: &Arguments) -> anyhow::Result<()> {
         let mut found = Vec::new();
         let runs = locate(target, arguments)?;
         for run in &runs {
-            let files = match run_folder::metrics_files(&run.folder, &target.display().to_string())
-            {
+            let files = match run_folder::metrics_files(&run.folder, &target.display().to_string()) {
                 // Of many runs some may not have begun.
                 Err(ReportError::NothingFinished { .. }) if runs.len() > 1 => {
-                    writeln!(std::io::stderr(), "{}: no finished round yet", run.name)?;
+                    writeln!(std::io::stderr(), "{}: no finished round yet", run.title)?;
                     continue;
                 }
                 files => files?,
@@ -154,55 +213,69 @@ fn report(arguments: &Arguments) -> anyhow::Result<()> {
 }
 
 /// Puts the mean over its seeds behind the runs of each pipeline.
-fn with_means(runs: Vec<(&Run, Vec<Figure>)>) -> anyhow::Result<Vec<(String, Vec<Figure>)>> {
+fn with_means(runs: Vec<(&Named, Vec<Figure>)>) -> anyhow::Result<Vec<(String, Vec<Figure>)>> {
     let mut all = Vec::new();
-    for family in runs.chunk_by(|(run, _), (next, _)| run.family == next.family) {
+    for family in runs.chunk_by(|(run, _), (next, _)| run.family() == next.family()) {
         all.extend(
             family
                 .iter()
-                .map(|(run, figures)| (run.name.clone(), figures.clone())),
+                .map(|(run, figures)| (run.title.clone(), figures.clone())),
         );
         if let [(first, _), _, ..] = family {
             let figures: Vec<_> = family
                 .iter()
                 .map(|(_, figures)| figures.as_slice())
                 .collect();
-            let title = format!("{}, mean of {} seeds", first.family, family.len());
+            let title = format!("{}, mean of {} seeds", first.family(), family.len());
             all.push((title, seeds::mean_over_seeds(&figures)?));
         }
     }
     Ok(all)
 }
 
-/// A run to report on.
-struct Run {
-    name: String,
-    /// The name without the seed.
-    family: String,
-    folder: PathBuf,
+impl Named {
+    /// Returns the name without the seed.
+    fn family(&self) -> &str {
+        self.pipeline
+            .as_ref()
+            .map_or(&self.title, |pipeline| &pipeline.family)
+    }
 }
 
-/// Returns the run in a folder, or all that a pipeline file stands for.
-fn locate(target: &Path, arguments: &Arguments) -> anyhow::Result<Vec<Run>> {
+/// A run that the user named.
+struct Named {
+    title: String,
+    folder: PathBuf,
+    /// The pipeline; none where its folder was named.
+    pipeline: Option<Pipeline>,
+}
+
+/// Returns runs: one by its folder, or all that a pipeline file stands for.
+fn locate(target: &Path, arguments: &Arguments) -> anyhow::Result<Vec<Named>> {
     if target.is_dir() {
         let name = target.file_name().unwrap_or(target.as_os_str());
-        let name = name.to_string_lossy().into_owned();
-        return Ok(vec![Run {
-            family: name.clone(),
-            name,
+        return Ok(vec![Named {
+            title: name.to_string_lossy().into_owned(),
             folder: target.to_owned(),
+            pipeline: None,
         }]);
     }
     let current = std::env::current_dir().context("cannot find the current folder")?;
-    let pipelines = Pipeline::load(target, arguments.seed, &current)?;
+    let mut pipelines = Pipeline::load(target, arguments.seed, &current)?;
+    pipelines.retain(|pipeline| pipeline.has(&arguments.only));
+    anyhow::ensure!(
+        !pipelines.is_empty(),
+        "no run of {} has what --only asks for",
+        target.display()
+    );
     let runs = arguments
         .folder
         .clone()
         .unwrap_or_else(|| workspace_of(target).join("runs"));
-    let located = pipelines.into_iter().map(|pipeline| Run {
+    let named = pipelines.into_iter().map(|pipeline| Named {
+        title: pipeline.name.clone(),
         folder: runs.join(&pipeline.name),
-        name: pipeline.name,
-        family: pipeline.family,
+        pipeline: Some(pipeline),
     });
-    Ok(located.collect())
+    Ok(named.collect())
 }

@@ -71,7 +71,39 @@ fn collect(round: u32, folder: &Path, files: &mut Vec<MetricsFile>) -> Result<()
     Ok(())
 }
 
-fn entries(folder: &Path) -> Result<Vec<(String, PathBuf)>, ReportError> {
+/// Returns the rounds that have a folder, by number.
+///
+/// # Errors
+/// If the folder cannot be read.
+pub fn rounds(run: &Path) -> Result<Vec<(u32, PathBuf)>, ReportError> {
+    let mut rounds: Vec<(u32, PathBuf)> = entries(run)?
+        .into_iter()
+        .filter(|(_, path)| path.is_dir())
+        .filter_map(|(name, path)| Some((name.strip_prefix("round-")?.parse().ok()?, path)))
+        .collect();
+    rounds.sort();
+    Ok(rounds)
+}
+
+/// Returns the nodes of a round that have a folder of their own.
+///
+/// # Errors
+/// If the folder cannot be read.
+pub fn nodes(round: &Path) -> Result<Vec<String>, ReportError> {
+    let folders = entries(round)?
+        .into_iter()
+        .filter(|(_, path)| path.is_dir());
+    Ok(folders
+        .map(|(name, _)| name)
+        .filter(|name| name != "summaries")
+        .collect())
+}
+
+/// Returns what lies in a folder, by name.
+///
+/// # Errors
+/// If the folder cannot be read.
+pub(crate) fn entries(folder: &Path) -> Result<Vec<(String, PathBuf)>, ReportError> {
     let failed = |source| ReportError::Io {
         path: folder.to_owned(),
         source,

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use crate::metrics::Figure;
+use crate::number::with_interval;
 
 /// Lays `figures` out: nodes in order, metrics in the order in which they appear, rounds side by side.
 pub fn render(title: &str, figures: &[Figure]) -> String {
@@ -89,26 +90,7 @@ fn header(rounds: &[u32]) -> Vec<String> {
 }
 
 fn cell(figure: &Figure) -> String {
-    match (figure.ci_low, figure.ci_high) {
-        (Some(low), Some(high)) => format!(
-            "{} [{}, {}]",
-            number(figure.value),
-            number(low),
-            number(high)
-        ),
-        _ => number(figure.value),
-    }
-}
-
-/// Three decimals for shares and ratios, fewer for large figures, the magnitude of what they would hide.
-fn number(value: f64) -> String {
-    if value != 0.0 && value.abs() < 0.0005 {
-        format!("{value:.0e}")
-    } else if value.abs() < 100.0 {
-        format!("{value:.3}")
-    } else {
-        format!("{value:.0}")
-    }
+    with_interval(figure.value, figure.ci_low, figure.ci_high)
 }
 
 pub(crate) fn write_aligned(out: &mut String, lines: &[Vec<String>]) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 use sims_artifact::store::Store;
-use sims_pipeline::pipeline::workspace_of;
+use sims_pipeline::pipeline::{axis_and_choice, workspace_of};
 use sims_pipeline::{Plan, PlanOptions, ProgramSearch, RunOptions};
 
 use crate::exit::UsageError;
@@ -48,13 +48,6 @@ pub(crate) struct PipelineOptions {
     /// Print JSON on stdout, and nothing else there
     #[arg(long)]
     pub(crate) json: bool,
-}
-
-fn axis_and_choice(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((axis, choice)) => Ok((axis.to_owned(), choice.to_owned())),
-        None => Err("give AXIS=CHOICE, as in operator=act".to_owned()),
-    }
 }
 
 /// Reads the name of a device.
@@ -140,29 +133,26 @@ impl Workspace {
 
 /// Keeps the plans with all of the `wanted` choices.
 fn only(plans: Vec<Plan>, wanted: &[(String, String)]) -> Result<Vec<Plan>, UsageError> {
-    let mut choices = Vec::new();
-    let mut kept = Vec::new();
-    for plan in plans {
-        let mut own = plan.pipeline.choices.clone();
-        own.push(("seed".to_owned(), plan.pipeline.seed.to_string()));
-        let fits = wanted.iter().all(|choice| own.contains(choice));
-        for (axis, choice) in own {
-            let text = format!("{axis}={choice}");
+    let (kept, others): (Vec<_>, Vec<_>) = plans
+        .into_iter()
+        .partition(|plan| plan.pipeline.has(wanted));
+    if !kept.is_empty() {
+        return Ok(kept);
+    }
+    let mut choices: Vec<String> = Vec::new();
+    for pipeline in others.iter().map(|plan| &plan.pipeline) {
+        let named = pipeline.choices.iter();
+        let texts = named.map(|(axis, choice)| format!("{axis}={choice}"));
+        for text in texts.chain([format!("seed={}", pipeline.seed)]) {
             if !choices.contains(&text) {
                 choices.push(text);
             }
         }
-        if fits {
-            kept.push(plan);
-        }
     }
-    if kept.is_empty() {
-        return Err(UsageError(format!(
-            "no run of this pipeline has what --only asks for; there are {}",
-            choices.join(", ")
-        )));
-    }
-    Ok(kept)
+    Err(UsageError(format!(
+        "no run of this pipeline has what --only asks for; there are {}",
+        choices.join(", ")
+    )))
 }
 
 impl StoreOption {

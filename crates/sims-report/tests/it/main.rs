@@ -1,5 +1,7 @@
 //! The `sims-report` binary on folders of runs.
 
+mod whole_run;
+
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Output};
