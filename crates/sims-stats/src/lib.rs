@@ -7,6 +7,7 @@
 //!
 //! - Intervals and tests: [`bootstrap`], [`permutation`], [`proportion`], [`roc`].
 //! - Comparisons: [`win_rate`], [`bradley_terry`], [`least_squares`], [`completion`], [`agreement`], [`correlation`].
+//! - Regression: [`logistic`], soft targets and row weights, with or without a penalty.
 //! - Chance levels: [`noise_range`], what best-minus-worst looks like when scores are noise.
 //! - Token sequences: [`diversity`], [`loops`], [`shingles`].
 //! - Held-out halves that never share a prompt: [`split`].
@@ -20,6 +21,7 @@ pub mod correlation;
 pub mod diversity;
 mod error;
 pub mod least_squares;
+pub mod logistic;
 pub mod loops;
 pub mod noise_range;
 mod normal;
