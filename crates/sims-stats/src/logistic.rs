@@ -13,7 +13,7 @@ const MAX_STEPS: usize = 100;
 const TOLERANCE: f64 = 1e-12;
 /// Sweeps over the coordinates of one lasso step before it is taken as it is.
 const MAX_SWEEPS: usize = 10_000;
-/// Largest error of a fitted probability at which a row counts as separated.
+/// Largest probability of the less likely outcome at which a row counts as separated.
 const SEPARATED: f64 = 1e-6;
 
 /// What large coefficients cost.
@@ -175,12 +175,11 @@ impl Rows<'_> {
         (gradient, curvature)
     }
 
+    /// Tells whether every outcome is predicted for sure.
     fn separated_by(&self, coefficients: &[f64]) -> bool {
         self.iter()
             .filter(|(_, _, weight)| *weight > 0.0)
-            .all(|(features, target, _)| {
-                (logistic(dot(features, coefficients)) - target).abs() < SEPARATED
-            })
+            .all(|(features, ..)| logistic(-dot(features, coefficients).abs()) < SEPARATED)
     }
 }
 

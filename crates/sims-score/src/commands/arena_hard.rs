@@ -162,7 +162,7 @@ fn table(lines: &[Line]) -> String {
     let width = lines.iter().map(|line| line.score.model.chars().count());
     let width = width.max().unwrap_or(0).max("model".len());
     let mut text = format!(
-        "{:<width$}  {:>6}  {:<15}  {:<15}  {:<22}\n",
+        "{:<width$}  {:>6}  {:<15}  {:<15}  {}\n",
         "model", "score", "interval", "by question", "wins, ties, losses"
     );
     for line in lines {
