@@ -135,20 +135,10 @@ impl Bootstrap {
         n: usize,
         statistic: impl Fn(&[u32]) -> f64 + Sync,
     ) -> Result<Interval, StatsError> {
-        self.check(n)?;
+        let mut replicates = self.replicates(n, &statistic)?;
         let all: Vec<u32> = (0..n as u32).collect();
         let estimate = statistic(&all);
         finite("bootstrap statistic", &[estimate])?;
-        let mut replicates: Vec<f64> = (0..self.resamples)
-            .into_par_iter()
-            .map_init(
-                || vec![0u32; n],
-                |indices, resample| {
-                    draw(indices, Stream::new(self.seed, resample as u64));
-                    statistic(indices)
-                },
-            )
-            .collect();
         finite("bootstrap resample", &replicates)?;
         replicates.sort_by(f64::total_cmp);
         let tail = 0.5 * (1.0 - self.confidence);
@@ -157,6 +147,31 @@ impl Bootstrap {
             low: quantile(&replicates, tail),
             high: quantile(&replicates, 1.0 - tail),
         })
+    }
+
+    /// Returns a statistic of each resample of `n` prompts, in the order of the resamples.
+    ///
+    /// For what [`Bootstrap::statistic`] does not offer: several figures at once, or another summary
+    /// than an interval.
+    ///
+    /// # Errors
+    /// `n` of zero, no resamples, a confidence outside `(0, 1)`.
+    pub fn replicates<T: Send>(
+        &self,
+        n: usize,
+        statistic: impl Fn(&[u32]) -> T + Sync,
+    ) -> Result<Vec<T>, StatsError> {
+        self.check(n)?;
+        Ok((0..self.resamples)
+            .into_par_iter()
+            .map_init(
+                || vec![0u32; n],
+                |indices, resample| {
+                    draw(indices, Stream::new(self.seed, resample as u64));
+                    statistic(indices)
+                },
+            )
+            .collect())
     }
 
     fn check(&self, n: usize) -> Result<(), StatsError> {

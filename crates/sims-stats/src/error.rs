@@ -76,6 +76,11 @@ pub enum StatsError {
          maximum; use a ridge above zero"
     )]
     Separated,
+    /// Without a penalty the optimum of a logistic regression lies at infinity.
+    #[error(
+        "the features separate the outcomes, so the coefficients have no finite optimum; use a penalty"
+    )]
+    Separable,
     /// Newton's method stopped before the gradient vanished.
     #[error("no convergence after {steps} Newton steps: largest gradient entry {gradient:e}")]
     NotConverged {

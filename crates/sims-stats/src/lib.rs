@@ -9,6 +9,7 @@
 //! - Before and after a measurement: [`power`] says how many prompts show a difference, [`equivalence`]
 //!   whether there is none that matters, [`seeds`] what holds over repeated runs.
 //! - Comparisons: [`win_rate`], [`bradley_terry`], [`least_squares`], [`completion`], [`agreement`], [`correlation`].
+//! - Regression: [`logistic`], soft targets and row weights, with or without a penalty.
 //! - Chance levels: [`noise_range`], what best-minus-worst looks like when scores are noise.
 //! - Token sequences: [`diversity`], [`loops`], [`shingles`].
 //! - Held-out halves that never share a prompt: [`split`].
@@ -23,6 +24,7 @@ pub mod diversity;
 pub mod equivalence;
 mod error;
 pub mod least_squares;
+pub mod logistic;
 pub mod loops;
 pub mod mcnemar;
 pub mod noise_range;

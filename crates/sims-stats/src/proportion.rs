@@ -34,6 +34,32 @@ pub fn wilson(successes: f64, trials: u64, confidence: f64) -> Result<Interval, 
     })
 }
 
+/// Returns the two-sided p-value of "success and failure are equally likely": the exact sign test.
+///
+/// # Errors
+/// No trials, more successes than trials.
+pub fn sign_test(successes: u64, trials: u64) -> Result<f64, StatsError> {
+    if trials == 0 {
+        return Err(StatsError::Empty { what: "sign test" });
+    }
+    if successes > trials {
+        return Err(StatsError::OutOfRange {
+            what: "number of successes",
+            value: successes as f64,
+            expected: "between 0 and the number of trials",
+        });
+    }
+    let log_factorial = |k: u64| libm::lgamma(k as f64 + 1.0);
+    let probability = |k: u64| {
+        let log_choices = log_factorial(trials) - log_factorial(k) - log_factorial(trials - k);
+        (log_choices - trials as f64 * std::f64::consts::LN_2).exp()
+    };
+    let tail: f64 = (0..=successes.min(trials - successes))
+        .map(probability)
+        .sum();
+    Ok((2.0 * tail).min(1.0))
+}
+
 /// Normal quantile of a two-sided interval.
 pub(crate) fn two_sided_z(confidence: f64) -> Result<f64, StatsError> {
     within_unit("confidence", confidence).map(|level| normal_quantile(0.5 + 0.5 * level))
@@ -59,6 +85,16 @@ mod tests {
         let wins = wilson(30.0, 100, 0.9).expect("valid input");
         let losses = wilson(70.0, 100, 0.9).expect("valid input");
         assert!((wins.low + losses.high - 1.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn sign_test_counts_the_outcomes_of_fair_coins() {
+        // 1 + 10 + 45 + 120 of 1024 outcomes have at most three heads of ten.
+        let p = sign_test(3, 10).expect("valid input");
+        assert!((p - 2.0 * 176.0 / 1024.0).abs() < 1e-12);
+        assert_eq!(sign_test(7, 10).expect("valid input"), p);
+        assert_eq!(sign_test(5, 10).expect("valid input"), 1.0);
+        assert!(sign_test(0, 0).is_err() && sign_test(3, 2).is_err());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The statistics against other implementations.
 //!
-//! `reference.json` comes from `reference.py` (numpy, scipy, scikit-learn), `comparison.json` from
-//! `comparison.py` (numpy, scipy, statsmodels). The outside tables are
+//! `reference.json` and `logistic.json` come from the scripts beside them (numpy, scipy, scikit-learn), `comparison.json`
+//! from `comparison.py` (numpy, scipy, statsmodels). The outside tables are
 //! used where they lie beside the repository and skipped with a notice elsewhere.
 
 mod comparison;

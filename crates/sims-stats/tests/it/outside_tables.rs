@@ -7,8 +7,8 @@ use sims_stats::agreement::cohen_kappa_of_table;
 use sims_stats::correlation::{pearson, spearman};
 use sims_stats::mcnemar::{Discordance, TestResult};
 use sims_stats::permutation::sign_flip_p_value;
-use sims_stats::proportion::wilson;
 use sims_stats::student_t::{mean_interval, student_t_cdf, student_t_quantile};
+use sims_stats::proportion::{sign_test, wilson};
 use sims_stats::{Bootstrap, StatsError};
 
 use crate::{close, number, numbers};
@@ -55,6 +55,8 @@ fn proportions() -> Result<(), StatsError> {
         let expected = numbers(&case["wilson"]);
         close(got.low, expected[0], 1e-9);
         close(got.high, expected[1], 1e-9);
+        let p = sign_test(number(case, "successes") as u64, number(case, "n") as u64)?;
+        close(p, number(case, "sign_test_p"), 1e-9);
     }
     Ok(())
 }

@@ -4,6 +4,7 @@ use serde_json::Value;
 use sims_stats::agreement::cohen_kappa;
 use sims_stats::bradley_terry::{self, Comparison};
 use sims_stats::correlation::{pearson, spearman};
+use sims_stats::logistic::{self, Penalty, Rows};
 use sims_stats::noise_range::noise_range_quantile;
 use sims_stats::permutation::sign_flip_p_value;
 use sims_stats::proportion::wilson;
@@ -132,4 +133,31 @@ fn noise_range_matches_the_studentised_range() {
         let got = noise_range_quantile(number(&case, "count") as usize, 0.95);
         close(got, number(&case, "quantile_95"), 1e-6);
     }
+}
+
+#[test]
+fn logistic_regressions_match_sklearn_and_scipy() -> Result<(), StatsError> {
+    let reference: Value =
+        serde_json::from_str(include_str!("logistic.json")).expect("logistic.json is JSON");
+    for case in reference["cases"].as_array().expect("an array of cases") {
+        let strength = number(case, "strength");
+        for (key, penalty) in [
+            ("none", Penalty::None),
+            ("ridge", Penalty::Ridge(strength)),
+            ("lasso", Penalty::Lasso(strength)),
+        ] {
+            let rows = Rows {
+                features: &numbers(&case["features"]),
+                columns: number(case, "columns") as usize,
+                targets: &numbers(&case["targets"]),
+                weights: &numbers(&case["weights"]),
+            };
+            let found = logistic::fit(&rows, penalty)?.coefficients;
+            for (got, expected) in found.iter().zip(numbers(&case[key])) {
+                // As far as their solvers go.
+                close(*got, expected, 1e-6);
+            }
+        }
+    }
+    Ok(())
 }

@@ -1,0 +1,57 @@
+//! `sims score`: the scores of public benchmarks.
+//!
+//! One module a benchmark's command; the work itself is in the library `sims_score`.
+
+mod commands;
+
+use std::io::{ErrorKind, Write};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use commands::{alpaca, alpaca_outputs, arena_hard};
+
+const EXAMPLES: &str = "\
+Examples:
+  sims score alpaca --annotations annotations.json --json
+  sims score alpaca --annotations model.csv --difficulty instruction_difficulty.csv --gamed df_gamed.csv
+  sims score alpaca-outputs --prompts prompts.parquet --responses responses.parquet --generator NAME --out outputs.json
+  sims score arena-hard --judgments model.jsonl --baseline gpt-4-0314 --details
+  sims score arena-hard --version v2.0 --judgments a.jsonl b.jsonl --baseline o3-mini-2025-01-31 --json";
+
+/// Compute the scores of public benchmarks as their authors define them
+#[derive(Debug, Parser)]
+#[command(name = "sims score", version, after_help = EXAMPLES)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Alpaca(alpaca::Arguments),
+    AlpacaOutputs(alpaca_outputs::Arguments),
+    ArenaHard(arena_hard::Arguments),
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Alpaca(arguments) => alpaca::run(&arguments),
+        Command::AlpacaOutputs(arguments) => alpaca_outputs::run(&arguments),
+        Command::ArenaHard(arguments) => arena_hard::run(&arguments),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever reads the scores, `head` say, has seen enough.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr().lock(), "error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<std::io::Error>()
+        .is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
+}
