@@ -83,7 +83,7 @@ fn batches_and_threads_change_no_byte_and_share_prefixes() {
         let counts = &summary(&out)["counts"];
         let computed = counts["tokens_computed"].as_f64().unwrap();
         assert!(
-            computed < 0.25 * counts["tokens_without_sharing"].as_f64().unwrap(),
+            computed < 0.3 * counts["tokens_without_sharing"].as_f64().unwrap(),
             "{counts}"
         );
         files.push(
@@ -243,19 +243,18 @@ fn an_idle_steering_is_the_base_and_all_positions_can_be_edited() {
     assert_eq!(details[0]["choices"], details[1]["choices"]);
 
     let path = steering(folder.path(), 0.5, None);
-    let mut likelihoods = Vec::new();
+    let first_of = |edit: &str, is_base: bool| {
+        let out = folder.path().join(edit);
+        let mut rows = scores(&out).into_iter();
+        let first = rows.find(|row| (row.policy == "base") == is_base).unwrap();
+        (first.task, first.loglikelihood)
+    };
     for edit in ["answer", "all"] {
         let out = folder.path().join(edit);
         run_stage(&out, &tasks, Some(&path), &["--edit", edit]);
-        let rows = scores(&out);
-        likelihoods.push(rows.iter().map(|row| row.loglikelihood).collect::<Vec<_>>());
     }
-    let differ = |policy: usize| {
-        // Base rows and steered rows of one question stand one after another, two or more of each.
-        (likelihoods[0][policy] - likelihoods[1][policy]).abs()
-    };
-    assert_eq!(differ(0), 0.0);
-    assert!(differ(2) > 1e-6);
+    assert_eq!(first_of("answer", true), first_of("all", true));
+    assert_ne!(first_of("answer", false), first_of("all", false));
 }
 
 #[test]

@@ -24,8 +24,9 @@ os.environ["HF_DATASETS_OFFLINE"] = "1"
 import lm_eval
 import torch
 import transformers
+import yaml
 from lm_eval.models.huggingface import HFLM
-from lm_eval.tasks.truthfulqa.utils import process_results_mc2
+from lm_eval.tasks import TaskManager
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -158,7 +159,7 @@ def make_model(all_rows):
     trainer = trainers.BpeTrainer(
         vocab_size=400, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
-    texts = [text for row in all_rows if row["task"] != "long" for text in [row.get("context", ""), *row["choices"]]]
+    texts = [text for row in all_rows if row["task"] not in ("long", "fitting") for text in [row.get("context", ""), *row["choices"]]]
     tokenizer.train_from_iterator(sorted(set(texts)), trainer)
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="<|end|>")
@@ -194,12 +195,32 @@ def make_model(all_rows):
     return folder
 
 
+def greedy_rows(all_rows, folder):
+    """Returns questions whose first choice is what the model itself goes on with, of two tokens."""
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    found = []
+    for context in sorted({row["context"] for row in all_rows if 0 < len(row.get("context", "")) < 200}):
+        start = tokenizer(context.rstrip()).input_ids
+        tokens = list(start)
+        for _ in range(2):
+            tokens.append(int(model(torch.tensor([tokens])).logits[0, -1].argmax()))
+        text = tokenizer.decode(tokens[len(start) :])
+        if tokenizer(context.rstrip() + text).input_ids == tokens and len(found) < 3:
+            choices = [text, text + "e", "water"]
+            found.append(
+                dict(task="greedy", doc_id=len(found), context=context.rstrip(), choices=choices, gold=0, target_delimiter="")
+            )
+    assert found, "no context goes on with text that is tokenised as it was made"
+    return found
+
+
 def configure(task, task_rows, folder, mutual_information):
-    """Returns the harness's configuration of a task whose documents are our rows, written to `folder`."""
+    """Writes the harness's configuration of a task whose documents are our rows to `folder`."""
     first = task_rows[0]
     files = {}
     for split in ["test", "fewshot"]:
-        docs = [dict(row) for row in task_rows if row.get("split", "test") == split]
+        docs = [{"split": split, **row} for row in task_rows if row.get("split", "test") == split]
         for doc in docs:
             doc["continuation"] = doc["choices"][0]
             doc["mc2_targets"] = {"labels": doc.get("labels")}
@@ -228,9 +249,11 @@ def configure(task, task_rows, folder, mutual_information):
         config.update(doc_to_text="gold", doc_to_choice="contexts", doc_to_target="continuation")
     if "prefix" in first:
         config["gen_prefix"] = first["prefix"]
+    text = yaml.safe_dump(config)
     if "gold" not in first:
-        config.update(doc_to_target=0, process_results=process_results_mc2)
-    return config
+        text = text.replace("doc_to_target: gold", "doc_to_target: 0")
+        text += "process_results: !function utils.process_results_mc2\n"
+    (folder / f"{task}.yaml").write_text(text)
 
 
 def run(all_rows, settings):
@@ -245,32 +268,30 @@ def run(all_rows, settings):
     folder = HERE / "model" if settings["model"] == "random" else TINY
     model = HFLM(pretrained=str(folder), device="cpu", dtype="float32", batch_size=1)
     with tempfile.TemporaryDirectory() as scratch:
-        configs = [
-            configure(task, by_task[task], Path(scratch), settings["mutual_information"]) for task in settings["tasks"]
-        ]
-        grouped = [c for c in configs if by_task[c["task"]][0].get("groups")]
-        single = [c for c in configs if c not in grouped]
-        groups = [
-            dict(
-                group="letters",
-                task=grouped,
-                aggregate_metric_list=[dict(metric=m, weight_by_size=True) for m in ["acc", "acc_norm", "acc_bytes"]],
-            )
-        ] * bool(grouped)
+        (Path(scratch) / "utils.py").write_text("from lm_eval.tasks.truthfulqa.utils import process_results_mc2\n")
+        for task in settings["tasks"]:
+            configure(task, by_task[task], Path(scratch), settings["mutual_information"])
+        grouped = [task for task in settings["tasks"] if by_task[task][0].get("groups")]
+        if grouped:
+            metrics = [dict(metric=metric, weight_by_size=True) for metric in ["acc", "acc_norm", "acc_bytes"]]
+            group = dict(group="letters", task=grouped, aggregate_metric_list=metrics)
+            (Path(scratch) / "letters.yaml").write_text(yaml.safe_dump(group))
+        names = [task for task in settings["tasks"] if task not in grouped] + ["letters"] * bool(grouped)
         found = lm_eval.simple_evaluate(
             model=model,
-            tasks=single + groups,
+            tasks=names,
+            task_manager=TaskManager(include_path=scratch, include_defaults=False),
             num_fewshot=settings["shots"],
             system_instruction=settings["system"] or None,
             apply_chat_template=settings["chat"],
             fewshot_as_multiturn=settings["multiturn"],
             log_samples=True,
-            bootstrap_iters=0 if not settings["stderr"] else 100,
+            bootstrap_iters=100,  # anything but 0 gives standard errors; those of means are not bootstrapped
         )
-    names = ["acc", "acc_norm", "acc_bytes", "acc_mutual_info"]
+    metrics = ["acc", "acc_norm", "acc_bytes", "acc_mutual_info"]
 
     def figures(result):
-        keys = {f"{name}{kind},none": f"{name}{kind}" for name in names for kind in ["", "_stderr"]}
+        keys = {f"{name}{kind},none": f"{name}{kind}" for name in metrics for kind in ["", "_stderr"]}
         return {short: result[key] for key, short in keys.items() if isinstance(result.get(key), float)}
 
     tasks = {}
@@ -286,7 +307,7 @@ def run(all_rows, settings):
                     doc_id=str(sample["doc"]["doc_id"]),
                     loglikelihood=[float(response[0]) for response in responses],
                     is_greedy=[str(response[1]) == "True" for response in responses],
-                    **{name: float(sample[name]) for name in names if name in sample},
+                    **{name: float(sample[name]) for name in metrics if name in sample},
                 )
             )
         tasks[task] = dict(docs=docs, **figures(found["results"][task]))
@@ -295,13 +316,15 @@ def run(all_rows, settings):
 
 
 def main():
+    torch.set_num_threads(1)
     all_rows = rows()
+    folder = make_model(all_rows)
+    all_rows += greedy_rows(all_rows, folder)
     (HERE / "tasks.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in all_rows))
-    make_model(all_rows)
     every = list(dict.fromkeys(row["task"] for row in all_rows))
     with_examples = [t for t in every if any(r["task"] == t and r.get("split") == "fewshot" for r in all_rows)]
-    ordinary = [t for t in every if t not in ("unconditioned", "begun")]
-    common = dict(model="random", shots=0, chat=False, multiturn=False, system="", mutual_information=False, stderr=True)
+    ordinary = [t for t in every if t not in ("unconditioned", "begun", "greedy")]
+    common = dict(model="random", shots=0, chat=False, multiturn=False, system="", mutual_information=False)
     runs = [
         dict(common, name="plain", tasks=every, mutual_information=True),
         dict(common, name="shots", tasks=with_examples, shots=2),
