@@ -116,6 +116,7 @@ scalar_column! {
     f64 => "f64", DataType::Float64;
     bool => "bool", DataType::Boolean;
     Vec<u32> => "list<u32>", DataType::List(Arc::new(Field::new("element", DataType::UInt32, false)));
+    Vec<String> => "list<string>", DataType::List(Arc::new(Field::new("element", DataType::Utf8, false)));
     Vec<Message> => "list<struct<role: string, content: string>>", DataType::List(Arc::new(Field::new(
         "element",
         DataType::Struct(Fields::from(vec![

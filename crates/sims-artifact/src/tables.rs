@@ -414,6 +414,66 @@ table! {
     }
 }
 
+table! {
+    /// A question with the answers to choose from, or a worked example of one, as `docs/choices.md` describes.
+    ChoicesRow = "choices@1" {
+        /// The task that the question belongs to, such as `arc_easy`.
+        task: String,
+        /// The groups that the task counts in, such as `mmlu`; empty for none.
+        groups: Vec<String>,
+        /// Names the question within its task and split.
+        doc_id: String,
+        /// `test` for a question that is asked, `fewshot` for an example that may be shown before it.
+        split: String,
+        /// What stands before the examples, or in the system message of a chat.
+        description: Option<String>,
+        /// The question, up to where an answer starts; empty where `contexts` are given.
+        context: String,
+        /// A context for each choice, where choices differ before the text that is scored.
+        contexts: Option<Vec<String>>,
+        /// The texts to choose from.
+        choices: Vec<String>,
+        /// Index of the right choice; null where only `labels` say what is right.
+        gold: Option<u32>,
+        /// For each choice 1 if it is right, else 0.
+        labels: Option<Vec<u32>>,
+        /// The beginning of every answer, put after the context and not scored.
+        prefix: Option<String>,
+        /// What stands between context and choice, and is scored with the choice.
+        target_delimiter: String,
+        /// What stands after an example.
+        fewshot_delimiter: String,
+    }
+}
+
+table! {
+    /// What a policy thinks of one choice.
+    ChoiceScoreRow = "choices-scores@1" {
+        /// The task.
+        task: String,
+        /// The question within the task.
+        doc_id: String,
+        /// Index of the choice.
+        choice: u32,
+        /// `base`, or `steered-` and the start of the steering file's digest.
+        policy: String,
+        /// Summed log-probability of delimiter and choice. Unit: nats.
+        loglikelihood: f64,
+        /// Whether every token of them is the most probable one.
+        is_greedy: bool,
+        /// Length of the text that differs between the choices. Unit: Unicode code points.
+        characters: u32,
+        /// Its length in UTF-8. Unit: bytes.
+        bytes: u32,
+        /// Tokens scored. Unit: tokens.
+        tokens: u32,
+        /// Tokens of the context that were cut off on the left because the model's context is shorter. Unit: tokens.
+        cut_tokens: u32,
+        /// The same log-probability without a context, where it was asked for. Unit: nats.
+        unconditional: Option<f64>,
+    }
+}
+
 /// Returns the id of a prompt: a hash of its messages.
 pub fn prompt_id(messages: &[Message]) -> String {
     content_id(&json!(["prompt", messages]))
@@ -457,6 +517,8 @@ pub fn table_schemas() -> Vec<TableSchema> {
         SignalRow::schema(),
         SettingsRow::schema(),
         ScoreRow::schema(),
+        ChoicesRow::schema(),
+        ChoiceScoreRow::schema(),
     ]
 }
 

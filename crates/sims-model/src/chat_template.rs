@@ -126,6 +126,36 @@ impl ChatTemplate {
             .and_then(|template| template.render(Serde(context)))
             .map_err(refused)
     }
+
+    /// Returns the text of `messages` up to the end of the last one's content, for the model to go on with it.
+    ///
+    /// As `continue_final_message` of transformers 5: where the template trims the content, so is the result.
+    ///
+    /// # Errors
+    /// As [`render`](Self::render); also no messages, and a template that does not show the last one's content.
+    pub fn render_unfinished(&self, messages: &[ChatMessage]) -> Result<String> {
+        /// Marks the end of the content; its space shows whether the template trims.
+        const MARK: &str = "CONTINUE_FINAL_MESSAGE_TAG ";
+        let refuse = |message: &str| ModelError::Template {
+            template: "chat",
+            message: message.to_owned(),
+        };
+        let mut marked = messages.to_vec();
+        let last = marked
+            .last_mut()
+            .ok_or_else(|| refuse("there is no message to continue"))?;
+        last.content.push_str(MARK);
+        let mut text = self.render(&marked, false)?;
+        let end = text
+            .rfind(MARK.trim_end())
+            .ok_or_else(|| refuse("it does not show the message that is to be continued"))?;
+        let is_trimmed = !text[end..].starts_with(MARK);
+        text.truncate(end);
+        if is_trimmed {
+            text.truncate(text.trim_end().len());
+        }
+        Ok(text)
+    }
 }
 
 /// Returns the template that `tokenizer_config.json` holds: a text, or the one named `default` of a list.
@@ -300,6 +330,33 @@ mod tests {
             "chat template: roles must alternate (line 1)"
         );
         assert!(render("{% if %}", serde_json::json!({})).is_err());
+    }
+
+    #[test]
+    fn a_last_message_is_left_open() {
+        let messages = [
+            ChatMessage::new("user", "Why?"),
+            ChatMessage::new("assistant", "Because "),
+        ];
+        let of = |content: &str, messages: &[ChatMessage]| {
+            let source = format!(
+                "{{% for m in messages %}}<{{{{ m.role }}}}>{{{{ {content} }}}}</s>{{% endfor %}}"
+            );
+            ChatTemplate::new(source, &Map::new())
+                .expect("compiled")
+                .render_unfinished(messages)
+        };
+        // What transformers 5.24 gives for both templates.
+        assert_eq!(
+            of("m.content", &messages).expect("rendered"),
+            "<user>Why?</s><assistant>Because "
+        );
+        assert_eq!(
+            of("m.content.strip()", &messages).expect("rendered"),
+            "<user>Why?</s><assistant>Because"
+        );
+        assert!(of("m.content", &[]).is_err());
+        assert!(of("m.role", &messages).is_err());
     }
 
     #[test]

@@ -78,6 +78,15 @@ pub struct NextToken {
     pub log_normaliser: f32,
 }
 
+/// What the model thinks of one given token.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct TokenScore {
+    /// Natural log-probability given all tokens before it.
+    pub logprob: f32,
+    /// Whether it is the most probable token; of several, the one with the lowest id.
+    pub is_greedy: bool,
+}
+
 /// A sequence whose tail is to be scored.
 #[derive(Debug, Clone, Copy)]
 pub struct ScoreRequest<'a> {
@@ -167,7 +176,102 @@ pub fn response_logprobs(
     hook: Option<&mut dyn Hook>,
     progress: &mut dyn FnMut(TokenCount) -> ControlFlow<()>,
 ) -> Result<(Vec<Vec<f32>>, TokenCount)> {
-    let vocab = decoder.config().vocab_size;
+    let sequences = requests.iter().map(|request| request.tokens).collect();
+    score_responses(
+        decoder,
+        requests,
+        sequences,
+        limits,
+        hook,
+        progress,
+        &|row, sums, token| sums.log_probability(row[token]) as f32,
+    )
+}
+
+/// Returns the score of every response token of every request, given all tokens before it.
+///
+/// As [`response_logprobs`]; but a request may have one token more than fits the context, because its last one is not
+/// run: nothing after it is predicted.
+///
+/// # Errors
+/// As [`response_logprobs`].
+pub fn response_scores(
+    decoder: &Decoder,
+    requests: &[ScoreRequest<'_>],
+    limits: &ScoreLimits,
+    hook: Option<&mut dyn Hook>,
+    progress: &mut dyn FnMut(TokenCount) -> ControlFlow<()>,
+) -> Result<(Vec<Vec<TokenScore>>, TokenCount)> {
+    let sequences = requests
+        .iter()
+        .map(|request| match request.tokens {
+            [head @ .., _] if !head.is_empty() => head,
+            tokens => tokens,
+        })
+        .collect();
+    score_responses(
+        decoder,
+        requests,
+        sequences,
+        limits,
+        hook,
+        progress,
+        &|row, sums, token| TokenScore {
+            logprob: sums.log_probability(row[token]) as f32,
+            is_greedy: row[token] == sums.max && !row[..token].contains(&sums.max),
+        },
+    )
+}
+
+/// Runs `sequences`, each the beginning of its request up to the last predictive position or further, and returns what
+/// `read` makes of each response token's row of logits.
+fn score_responses<T: Clone + Default>(
+    decoder: &Decoder,
+    requests: &[ScoreRequest<'_>],
+    sequences: Vec<&[u32]>,
+    limits: &ScoreLimits,
+    hook: Option<&mut dyn Hook>,
+    progress: &mut dyn FnMut(TokenCount) -> ControlFlow<()>,
+    read: &dyn Fn(&[f32], LogSumExp, usize) -> T,
+) -> Result<(Vec<Vec<T>>, TokenCount)> {
+    check_requests(requests, decoder.config().vocab_size)?;
+    let sequences = requests
+        .iter()
+        .zip(sequences)
+        .map(|(request, tokens)| Sequence {
+            tokens,
+            edit_from: request.edit_from,
+        })
+        .collect();
+    // The row at position p predicts the token at p + 1.
+    let wanted = requests.iter().enumerate().flat_map(|(sequence, request)| {
+        let predictive = request.response_start - 1..request.tokens.len() - 1;
+        predictive.map(move |position| Wanted { sequence, position })
+    });
+    let wanted = wanted.collect();
+    let mut scores: Vec<Vec<T>> = requests
+        .iter()
+        .map(|request| vec![T::default(); request.tokens.len() - request.response_start])
+        .collect();
+    let count = score_rows(
+        decoder,
+        sequences,
+        wanted,
+        limits,
+        hook,
+        progress,
+        &mut |row, sums, wanted| {
+            let request = &requests[wanted.sequence];
+            let token = request.tokens[wanted.position + 1] as usize;
+            let index = wanted.position + 1 - request.response_start;
+            scores[wanted.sequence][index] = read(row, sums, token);
+        },
+    )?;
+    Ok((scores, count))
+}
+
+/// Checks that every response starts within its request, and that every token exists.
+fn check_requests(requests: &[ScoreRequest<'_>], vocab: usize) -> Result<()> {
     for (index, request) in requests.iter().enumerate() {
         let tokens = request.tokens.len();
         if request.response_start == 0 || request.response_start > tokens {
@@ -192,38 +296,7 @@ pub fn response_logprobs(
             });
         }
     }
-    let sequences = requests
-        .iter()
-        .map(|request| Sequence {
-            tokens: request.tokens,
-            edit_from: request.edit_from,
-        })
-        .collect();
-    // The row at position p predicts the token at p + 1.
-    let wanted = requests.iter().enumerate().flat_map(|(sequence, request)| {
-        let predictive = request.response_start - 1..request.tokens.len() - 1;
-        predictive.map(move |position| Wanted { sequence, position })
-    });
-    let wanted = wanted.collect();
-    let mut scores: Vec<Vec<f32>> = requests
-        .iter()
-        .map(|request| vec![f32::NAN; request.tokens.len() - request.response_start])
-        .collect();
-    let count = score_rows(
-        decoder,
-        sequences,
-        wanted,
-        limits,
-        hook,
-        progress,
-        &mut |row, sums, wanted| {
-            let request = &requests[wanted.sequence];
-            let token = request.tokens[wanted.position + 1] as usize;
-            let index = wanted.position + 1 - request.response_start;
-            scores[wanted.sequence][index] = sums.log_probability(row[token]) as f32;
-        },
-    )?;
-    Ok((scores, count))
+    Ok(())
 }
 
 /// Runs the sequences and hands `take` the logits row and its sums for every wanted position.

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use serde_json::{Map, Value};
+
 use crate::config::read_text;
 use crate::gguf::{GgufFile, is_gguf};
 use crate::{ModelError, Result};
@@ -11,6 +13,7 @@ use crate::{ModelError, Result};
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     path: PathBuf,
+    document_start: Option<String>,
 }
 
 impl Tokenizer {
@@ -19,13 +22,17 @@ impl Tokenizer {
     /// # Errors
     /// [`ModelError::MissingFile`], or [`ModelError::Tokenizer`] when the file is not a tokenizer.
     pub fn open(directory: &Path) -> Result<Self> {
-        let (path, text) = if is_gguf(directory) {
-            let text = GgufFile::open(directory)?.tokenizer_json()?;
-            (directory.to_owned(), text)
+        let (path, text, named) = if is_gguf(directory) {
+            let file = GgufFile::open(directory)?;
+            (
+                directory.to_owned(),
+                file.tokenizer_json()?,
+                file.named_tokens()?,
+            )
         } else {
             let path = directory.join("tokenizer.json");
             let text = read_text(&path, "it turns text into tokens")?;
-            (path, text)
+            (path, text, named_tokens(directory)?)
         };
         let mut inner =
             tokenizers::Tokenizer::from_bytes(&text).map_err(|error| ModelError::Tokenizer {
@@ -34,7 +41,15 @@ impl Tokenizer {
         // A file may ask for padding or truncation; here a text is exactly its tokens.
         inner.with_padding(None);
         inner.with_truncation(None).map_err(refused)?;
-        Ok(Self { inner, path })
+        let document_start = ["bos_token", "eos_token"]
+            .iter()
+            .find_map(|name| token_text(named.get(*name)?))
+            .map(ToOwned::to_owned);
+        Ok(Self {
+            inner,
+            path,
+            document_start,
+        })
     }
 
     /// Checks that the model has an embedding for every token.
@@ -109,6 +124,12 @@ impl Tokenizer {
             .to_vec())
     }
 
+    /// Returns the token that documents begin with, as its text: the tokenizer's `bos_token`, or its `eos_token` where it
+    /// has none; none where it names neither.
+    pub fn document_start(&self) -> Option<&str> {
+        self.document_start.as_deref()
+    }
+
     /// Returns the text of `token_ids`, leaving special tokens out.
     ///
     /// # Errors
@@ -136,6 +157,28 @@ impl Tokenizer {
             .map(|token| token.content)
             .collect()
     }
+}
+
+/// Reads the special tokens that the files beside `tokenizer.json` name.
+///
+/// `special_tokens_map.json` is where older repositories have what `tokenizer_config.json` does not say.
+fn named_tokens(directory: &Path) -> Result<Map<String, Value>> {
+    let mut named = Map::new();
+    for file in ["special_tokens_map.json", "tokenizer_config.json"] {
+        let path = directory.join(file);
+        if path.exists() {
+            let text = read_text(&path, "it names the special tokens")?;
+            let keys: Map<String, Value> =
+                serde_json::from_str(&text).map_err(|source| ModelError::Json { path, source })?;
+            named.extend(keys.into_iter().filter(|(_, value)| !value.is_null()));
+        }
+    }
+    Ok(named)
+}
+
+/// Returns the text of a token, which is written as such or as an object with its text and flags.
+fn token_text(value: &Value) -> Option<&str> {
+    value.as_str().or_else(|| value.get("content")?.as_str())
 }
 
 fn refused(error: tokenizers::Error) -> ModelError {

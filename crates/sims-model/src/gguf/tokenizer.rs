@@ -155,6 +155,14 @@ impl GgufFile {
         let Some(template) = self.optional_text("tokenizer.chat_template")? else {
             return Ok(None);
         };
+        Ok(Some((template.to_owned(), self.named_tokens()?)))
+    }
+
+    /// Returns the special tokens under the names that they have in `tokenizer_config.json`.
+    ///
+    /// # Errors
+    /// [`ModelError::Config`](crate::ModelError::Config) for a token that is none.
+    pub fn named_tokens(&self) -> Result<Map<String, Json>> {
         let tokens = self.texts("tokenizer.ggml.tokens").unwrap_or_default();
         let mut named = Map::new();
         for (name, key) in [
@@ -168,7 +176,7 @@ impl GgufFile {
                 named.insert(name.to_owned(), (*text).into());
             }
         }
-        Ok(Some((template.to_owned(), named)))
+        Ok(named)
     }
 
     /// Returns the tokens that end a response: those that the file names, and the end of a turn by its text.

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use sims_model::ModelError;
 use sims_model::score::{
-    ScoreLimits, ScoreRequest, TokenCount, next_token_logits, response_logprobs,
+    ScoreLimits, ScoreRequest, TokenCount, next_token_logits, response_logprobs, response_scores,
 };
 
 use crate::random_model::{CONTEXT, Push, VOCAB, decoder, log_softmax, plain_logits, tokens};
@@ -95,6 +95,53 @@ fn response_logprobs_are_the_log_softmax_of_a_plain_pass() {
             }
         }
     }
+}
+
+#[test]
+fn response_scores_are_logprobs_with_greedy_flags_and_run_one_token_less() {
+    let decoder = decoder();
+    let mut sequence = tokens(1, 12);
+    // A greedy token, then one that is not.
+    let logits = plain_logits(&decoder, &sequence, usize::MAX, None)
+        .pop()
+        .unwrap();
+    let best = (0..VOCAB).max_by(|&a, &b| logits[a].total_cmp(&logits[b]));
+    sequence.push(best.unwrap() as u32);
+    let logits = plain_logits(&decoder, &sequence, usize::MAX, None)
+        .pop()
+        .unwrap();
+    let worst = (0..VOCAB).min_by(|&a, &b| logits[a].total_cmp(&logits[b]));
+    sequence.push(worst.unwrap() as u32);
+    let single = tokens(3, 1);
+    let requests = [
+        ScoreRequest::new(&sequence, 12),
+        ScoreRequest {
+            edit_from: usize::MAX,
+            ..ScoreRequest::new(&sequence, 5)
+        },
+        ScoreRequest::new(&single, 1),
+    ];
+    let limits = ScoreLimits::default();
+    let mut hook = Push { layer: 1, by: 0.0 };
+    let go_on = &mut |_: TokenCount| ControlFlow::Continue(());
+    let (logprobs, all) =
+        response_logprobs(&decoder, &requests, &limits, Some(&mut hook), go_on).unwrap();
+    let (scores, count) =
+        response_scores(&decoder, &requests, &limits, Some(&mut hook), go_on).unwrap();
+    for (scores, logprobs) in scores.iter().zip(&logprobs) {
+        let found: Vec<f32> = scores.iter().map(|score| score.logprob).collect();
+        assert_eq!(&found, logprobs);
+    }
+    let greedy: Vec<bool> = scores[0].iter().map(|score| score.is_greedy).collect();
+    assert_eq!(greedy, [true, false]);
+    assert!(scores[2].is_empty());
+    assert_eq!(count.total, all.total - 2);
+
+    let full = tokens(2, CONTEXT + 1);
+    let request = [ScoreRequest::new(&full, CONTEXT)];
+    let (scores, _) = response_scores(&decoder, &request, &limits, None, go_on).unwrap();
+    assert_eq!(scores[0].len(), 1);
+    assert!(response_logprobs(&decoder, &request, &limits, None, go_on).is_err());
 }
 
 #[test]
