@@ -8,6 +8,7 @@ use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use sims_choices::command::ChoicesArgs;
 use commands::{alpaca, alpaca_outputs, arena_hard};
 
 const EXAMPLES: &str = "\
@@ -16,7 +17,8 @@ Examples:
   sims score alpaca --annotations model.csv --difficulty instruction_difficulty.csv --gamed df_gamed.csv
   sims score alpaca-outputs --prompts prompts.parquet --responses responses.parquet --generator NAME --out outputs.json
   sims score arena-hard --judgments model.jsonl --baseline gpt-4-0314 --details
-  sims score arena-hard --version v2.0 --judgments a.jsonl b.jsonl --baseline o3-mini-2025-01-31 --json";
+  sims score arena-hard --version v2.0 --judgments a.jsonl b.jsonl --baseline o3-mini-2025-01-31 --json
+  sims score choices --tasks arc.jsonl --model data/tiny --steering accepted.safetensors --json";
 
 /// Compute the scores of public benchmarks as their authors define them
 #[derive(Debug, Parser)]
@@ -31,6 +33,7 @@ enum Command {
     Alpaca(alpaca::Arguments),
     AlpacaOutputs(alpaca_outputs::Arguments),
     ArenaHard(arena_hard::Arguments),
+    Choices(ChoicesArgs),
 }
 
 fn main() -> ExitCode {
@@ -38,6 +41,9 @@ fn main() -> ExitCode {
         Command::Alpaca(arguments) => alpaca::run(&arguments),
         Command::AlpacaOutputs(arguments) => alpaca_outputs::run(&arguments),
         Command::ArenaHard(arguments) => arena_hard::run(&arguments),
+        Command::Choices(arguments) => {
+            sims_choices::command::run(&arguments, &mut std::io::stdout().lock())
+        }
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
