@@ -5,7 +5,8 @@
 
 use rayon::prelude::*;
 
-use crate::{StatsError, finite, random::Stream};
+use crate::error::{finite, within_unit};
+use crate::{StatsError, random::Stream};
 
 /// An estimate and the two ends of its interval.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -176,13 +177,7 @@ impl Bootstrap {
                 expected: "at least 1",
             });
         }
-        if !(self.confidence > 0.0 && self.confidence < 1.0) {
-            return Err(StatsError::OutOfRange {
-                what: "confidence",
-                value: self.confidence,
-                expected: "between 0 and 1",
-            });
-        }
+        within_unit("confidence", self.confidence)?;
         Ok(())
     }
 }

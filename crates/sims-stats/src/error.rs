@@ -39,6 +39,22 @@ pub enum StatsError {
         /// The legal range, in words.
         expected: &'static str,
     },
+    /// The statistic needs more values.
+    #[error("{what}: {found} given, at least {needed} needed")]
+    TooFew {
+        /// The values.
+        what: &'static str,
+        /// How many there are.
+        found: usize,
+        /// How many it takes.
+        needed: usize,
+    },
+    /// No item tells the two sides of a McNemar test apart.
+    #[error(
+        "McNemar's chi-square: the two sides agree on every item, so there is nothing to divide by; \
+         use the exact test, whose p-value is then 1"
+    )]
+    NoDiscordance,
     /// The data do not vary, so the statistic (a correlation, a kappa) is undefined.
     #[error("{what}: undefined, because one side never varies")]
     Constant {
@@ -68,6 +84,30 @@ pub enum StatsError {
         /// Largest absolute entry of the gradient at the end.
         gradient: f64,
     },
+}
+
+/// Refuses a value that is not strictly between 0 and 1.
+pub(crate) fn within_unit(what: &'static str, value: f64) -> Result<f64, StatsError> {
+    if value > 0.0 && value < 1.0 {
+        return Ok(value);
+    }
+    Err(StatsError::OutOfRange {
+        what,
+        value,
+        expected: "between 0 and 1",
+    })
+}
+
+/// Refuses a value that is not finite and above zero.
+pub(crate) fn positive(what: &'static str, value: f64) -> Result<f64, StatsError> {
+    if value > 0.0 && value.is_finite() {
+        return Ok(value);
+    }
+    Err(StatsError::OutOfRange {
+        what,
+        value,
+        expected: "a finite number above 0",
+    })
 }
 
 /// Refuses an empty slice and the first entry that is not finite.

@@ -5,7 +5,9 @@
 //! and its data only: never on threads, and for means and permutations not on the order of the
 //! data either.
 //!
-//! - Intervals and tests: [`bootstrap`], [`permutation`], [`proportion`], [`roc`].
+//! - Intervals and tests: [`bootstrap`], [`permutation`], [`mcnemar`], [`proportion`], [`roc`], [`student_t`].
+//! - Before and after a measurement: [`power`] says how many prompts show a difference, [`equivalence`]
+//!   whether there is none that matters, [`seeds`] what holds over repeated runs.
 //! - Comparisons: [`win_rate`], [`bradley_terry`], [`least_squares`], [`completion`], [`agreement`], [`correlation`].
 //! - Chance levels: [`noise_range`], what best-minus-worst looks like when scores are noise.
 //! - Token sequences: [`diversity`], [`loops`], [`shingles`].
@@ -18,17 +20,23 @@ mod cholesky;
 pub mod completion;
 pub mod correlation;
 pub mod diversity;
+pub mod equivalence;
 mod error;
 pub mod least_squares;
 pub mod loops;
+pub mod mcnemar;
 pub mod noise_range;
 mod normal;
 pub mod permutation;
+pub mod power;
 pub mod proportion;
+mod quadrature;
 pub mod random;
 pub mod roc;
+pub mod seeds;
 pub mod shingles;
 pub mod split;
+pub mod student_t;
 pub mod win_rate;
 
 pub use bootstrap::{Bootstrap, Interval};

@@ -5,11 +5,12 @@
 //! it is larger.
 
 use crate::normal::{bisect, normal_cdf, normal_density};
+use crate::quadrature::simpson;
 
 /// Integration range: the normal density is below 1e-35 outside.
 const REACH: f64 = 12.5;
 /// Simpson intervals; the result is exact to about 1e-12 for every K up to a few thousand.
-const STEPS: usize = 1000;
+const STEPS: u32 = 1000;
 
 /// Returns the expected range of `count` independent standard normal variables.
 ///
@@ -22,7 +23,7 @@ pub fn expected_noise_range(count: usize) -> f64 {
     }
     let power = count as f64;
     // The range is the integral of P(min <= x < max) over x (Tippett 1925).
-    simpson(|x| 1.0 - normal_cdf(x).powf(power) - normal_cdf(-x).powf(power))
+    over_the_line(|x| 1.0 - normal_cdf(x).powf(power) - normal_cdf(-x).powf(power))
 }
 
 /// Returns the level below which the range of `count` standard normal variables stays with
@@ -46,7 +47,7 @@ fn range_cdf(count: usize, range: f64) -> f64 {
     let others = count as f64 - 1.0;
     // x is the smallest of them; the others lie within `range` above it.
     count as f64
-        * simpson(|x| {
+        * over_the_line(|x| {
             normal_density(x)
                 * (normal_cdf(x + range) - normal_cdf(x))
                     .max(0.0)
@@ -54,16 +55,9 @@ fn range_cdf(count: usize, range: f64) -> f64 {
         })
 }
 
-/// Integrates over `[-REACH, REACH]` by Simpson's rule.
-fn simpson(f: impl Fn(f64) -> f64) -> f64 {
-    let step = 2.0 * REACH / STEPS as f64;
-    let inner: f64 = (1..STEPS)
-        .map(|index| {
-            let weight = if index % 2 == 1 { 4.0 } else { 2.0 };
-            weight * f(-REACH + step * index as f64)
-        })
-        .sum();
-    (f(-REACH) + inner + f(REACH)) * step / 3.0
+/// Integrates over the whole line, as far as the normal density reaches.
+fn over_the_line(f: impl Fn(f64) -> f64) -> f64 {
+    simpson(-REACH, REACH, STEPS, f)
 }
 
 #[cfg(test)]

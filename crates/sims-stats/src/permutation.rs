@@ -10,13 +10,20 @@ use crate::{StatsError, finite, random::Stream};
 /// not depend on the order of the values.
 ///
 /// # Errors
-/// Empty or non-finite values.
+/// Empty or non-finite values, no resamples.
 pub fn sign_flip_p_value(
     differences: &[f64],
     resamples: usize,
     seed: u64,
 ) -> Result<f64, StatsError> {
     finite("sign-flip test", differences)?;
+    if resamples == 0 {
+        return Err(StatsError::OutOfRange {
+            what: "number of resamples",
+            value: 0.0,
+            expected: "at least 1",
+        });
+    }
     let mut sorted: Vec<f64> = differences.to_vec();
     sorted.sort_by(f64::total_cmp);
     // Sums that differ by rounding only count as equal.
@@ -54,8 +61,20 @@ fn flipped_sum(values: &[f64], mut word_of_block: impl FnMut(usize) -> u64) -> f
 }
 
 /// Returns p-values corrected for a family of tests (Holm 1979), in the order given.
-#[must_use]
-pub fn holm(p_values: &[f64]) -> Vec<f64> {
+///
+/// Rejecting whatever is at most alpha keeps the chance of any false rejection at alpha. Equal p-values
+/// get equal corrections; a family of none gives none.
+///
+/// # Errors
+/// A p-value outside `[0, 1]`, NaN included.
+pub fn holm(p_values: &[f64]) -> Result<Vec<f64>, StatsError> {
+    if let Some(&value) = p_values.iter().find(|p| !(0.0..=1.0).contains(*p)) {
+        return Err(StatsError::OutOfRange {
+            what: "p-value",
+            value,
+            expected: "between 0 and 1",
+        });
+    }
     let mut order: Vec<usize> = (0..p_values.len()).collect();
     order.sort_by(|&l, &r| p_values[l].total_cmp(&p_values[r]).then(l.cmp(&r)));
     let mut corrected = vec![0.0; p_values.len()];
@@ -65,7 +84,7 @@ pub fn holm(p_values: &[f64]) -> Vec<f64> {
         running = running.max((tests_left * p_values[index]).min(1.0));
         corrected[index] = running;
     }
-    corrected
+    Ok(corrected)
 }
 
 #[cfg(test)]
@@ -128,10 +147,21 @@ mod tests {
 
     #[test]
     fn holm_steps_down_and_never_decreases() {
-        let corrected = holm(&[0.01, 0.04, 0.03, 0.005]);
+        let corrected = holm(&[0.01, 0.04, 0.03, 0.005]).expect("valid input");
         for (got, expected) in corrected.iter().zip([0.03, 0.06, 0.06, 0.02]) {
             assert!((got - expected).abs() < 1e-12, "{corrected:?}");
         }
-        assert_eq!(holm(&[0.9, 0.8]), [1.0, 1.0]);
+        assert_eq!(holm(&[0.9, 0.8]), Ok(vec![1.0, 1.0]));
+        assert_eq!(holm(&[0.25, 0.25]), Ok(vec![0.5, 0.5]));
+        assert_eq!(holm(&[]), Ok(vec![]));
+    }
+
+    #[test]
+    fn what_is_no_probability_is_refused() {
+        for bad in [-0.1, 1.5, f64::NAN] {
+            let error = holm(&[0.5, bad]).expect_err("no probability");
+            assert!(error.to_string().starts_with("p-value is"), "{error}");
+        }
+        assert!(sign_flip_p_value(&[1.0], 0, 0).is_err());
     }
 }

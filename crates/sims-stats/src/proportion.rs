@@ -1,5 +1,6 @@
 //! Interval of a proportion.
 
+use crate::error::within_unit;
 use crate::{Interval, StatsError, normal_quantile};
 
 /// Returns a proportion with its Wilson score interval (Wilson 1927).
@@ -35,15 +36,7 @@ pub fn wilson(successes: f64, trials: u64, confidence: f64) -> Result<Interval, 
 
 /// Normal quantile of a two-sided interval.
 pub(crate) fn two_sided_z(confidence: f64) -> Result<f64, StatsError> {
-    if confidence > 0.0 && confidence < 1.0 {
-        Ok(normal_quantile(0.5 + 0.5 * confidence))
-    } else {
-        Err(StatsError::OutOfRange {
-            what: "confidence",
-            value: confidence,
-            expected: "between 0 and 1",
-        })
-    }
+    within_unit("confidence", confidence).map(|level| normal_quantile(0.5 + 0.5 * level))
 }
 
 #[cfg(test)]

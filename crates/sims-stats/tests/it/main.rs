@@ -1,8 +1,10 @@
 //! The statistics against other implementations.
 //!
-//! `reference.json` comes from `reference.py` (numpy, scipy, scikit-learn). The outside tables are
+//! `reference.json` comes from `reference.py` (numpy, scipy, scikit-learn), `comparison.json` from
+//! `comparison.py` (numpy, scipy, statsmodels). The outside tables are
 //! used where they lie beside the repository and skipped with a notice elsewhere.
 
+mod comparison;
 mod noise_floor;
 mod outside_tables;
 mod scipy_and_sklearn;

@@ -5,8 +5,10 @@ use std::path::Path;
 use serde_json::Value;
 use sims_stats::agreement::cohen_kappa_of_table;
 use sims_stats::correlation::{pearson, spearman};
+use sims_stats::mcnemar::{Discordance, TestResult};
 use sims_stats::permutation::sign_flip_p_value;
 use sims_stats::proportion::wilson;
+use sims_stats::student_t::{mean_interval, student_t_cdf, student_t_quantile};
 use sims_stats::{Bootstrap, StatsError};
 
 use crate::{close, number, numbers};
@@ -54,6 +56,67 @@ fn proportions() -> Result<(), StatsError> {
         close(got.low, expected[0], 1e-9);
         close(got.high, expected[1], 1e-9);
     }
+    Ok(())
+}
+
+#[test]
+fn mcnemar() -> Result<(), StatsError> {
+    let Some(tables) = tables() else {
+        return Ok(());
+    };
+    for case in tables["mcnemar"].as_array().expect("an array") {
+        let counts = Discordance {
+            first_only: numbers(&case["table"][0])[1] as u64,
+            second_only: numbers(&case["table"][1])[0] as u64,
+        };
+        agrees(counts.exact(), &case["exact"]);
+        for (key, corrected) in [("chi2", false), ("chi2_corrected", true)] {
+            match case.get(key) {
+                Some(expected) => agrees(counts.chi_square(corrected)?, expected),
+                None => assert_eq!(counts.chi_square(corrected), Err(StatsError::NoDiscordance)),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Asserts that a test gives the table's statistic and p-value.
+fn agrees(got: TestResult, expected: &Value) {
+    close(got.statistic, number(expected, "statistic"), 1e-9);
+    close(got.p_value, number(expected, "pvalue"), 1e-9);
+}
+
+/// Wins and losses against a coin are the exact McNemar test.
+#[test]
+fn sign_tests() {
+    let Some(tables) = tables() else {
+        return;
+    };
+    for case in tables["proportion"].as_array().expect("an array") {
+        let successes = number(case, "successes") as u64;
+        let counts = Discordance {
+            first_only: successes,
+            second_only: number(case, "n") as u64 - successes,
+        };
+        close(counts.exact().p_value, number(case, "sign_test_p"), 1e-9);
+    }
+}
+
+/// The paired comparison has its standard error and t-test, which the t interval is made of.
+#[test]
+fn student_t_on_paired_differences() -> Result<(), StatsError> {
+    let Some(tables) = tables() else {
+        return Ok(());
+    };
+    let case = &tables["paired"];
+    let (a, b) = (numbers(&case["a"]), numbers(&case["b"]));
+    let differences: Vec<f64> = a.iter().zip(&b).map(|(a, b)| a - b).collect();
+    let degrees = (differences.len() - 1) as f64;
+    let interval = mean_interval(&differences, 0.95)?;
+    let reach = student_t_quantile(0.975, degrees)? * number(case, "sem_difference");
+    close(interval.high - interval.estimate, reach, 1e-9);
+    let p = 2.0 * student_t_cdf(-number(case, "t"), degrees)?;
+    close(p, number(case, "t_pvalue"), 1e-9);
     Ok(())
 }
 
