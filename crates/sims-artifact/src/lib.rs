@@ -15,6 +15,7 @@ mod prompts;
 pub mod schema;
 pub mod store;
 mod table;
+mod table_writer;
 pub mod tables;
 pub mod tensors;
 
@@ -23,5 +24,6 @@ pub use digest::Digest;
 pub use error::ArtifactError;
 pub use model_manifest::ModelManifest;
 pub use prompts::read_prompts;
-pub use table::{Table, read_table, schema_id_of, write_columns, write_table};
+pub use table::{Table, read_table, schema_id_of};
+pub use table_writer::{TableWriter, write_columns, write_table};
 pub use tensors::{TensorData, TensorFile, TensorSpec, TensorWriter, write_tensors};

@@ -1,26 +1,18 @@
-//! Rows to Parquet and back: one writer with pinned settings, one reader that checks.
+//! What a table is, and reading one from Parquet with checks.
 
 use std::fs::File;
 use std::path::Path;
-use std::sync::Arc;
 
 use arrow_array::{Array, RecordBatch};
-use arrow_schema::{DataType, Schema};
-use parquet::arrow::ArrowWriter;
+use arrow_schema::DataType;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use parquet::basic::{Compression, ZstdLevel};
-use parquet::file::metadata::KeyValue;
-use parquet::file::properties::{WriterProperties, WriterPropertiesBuilder, WriterVersion};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::ArtifactError;
-use crate::atomic_file::AtomicFile;
 use crate::schema::TableSchema;
 
 /// The Parquet metadata key that names the schema.
-const SCHEMA_KEY: &str = "sims.schema";
-/// Rows a row group: fixed, since it decides the bytes.
-const ROW_GROUP_ROWS: usize = 65_536;
+pub(crate) const SCHEMA_KEY: &str = "sims.schema";
 
 /// A row type that is one kind of artifact.
 pub trait Table: Serialize + DeserializeOwned {
@@ -28,87 +20,6 @@ pub trait Table: Serialize + DeserializeOwned {
     const SCHEMA: &'static str;
     /// Returns the full description.
     fn schema() -> TableSchema;
-}
-
-/// Writes `rows` to `path` as Parquet, atomically.
-///
-/// The same rows always give the same bytes: settings, row-group size and creator are pinned.
-///
-/// # Errors
-/// If the file cannot be written.
-pub fn write_table<T: Table>(path: &Path, rows: &[T]) -> Result<(), ArtifactError> {
-    let fields = T::schema().fields();
-    let encode = |message: String| ArtifactError::Encode {
-        schema: T::SCHEMA,
-        message,
-    };
-    let id = KeyValue::new(SCHEMA_KEY.to_owned(), T::SCHEMA.to_owned());
-    let properties = pinned().set_key_value_metadata(Some(vec![id])).build();
-    let schema = Arc::new(Schema::new(fields.clone()));
-    let batches = rows.chunks(ROW_GROUP_ROWS).map(|chunk| {
-        serde_arrow::to_record_batch(&fields, &chunk).map_err(|e| encode(e.to_string()))
-    });
-    write_batches(path, schema, properties, batches)
-}
-
-/// Writes `batch` to `path` as Parquet, atomically: a table for people, which is no artifact and has no schema id.
-///
-/// The same columns always give the same bytes, as with [`write_table`].
-///
-/// # Errors
-/// If the file cannot be written.
-pub fn write_columns(path: &Path, batch: RecordBatch) -> Result<(), ArtifactError> {
-    let schema = batch.schema();
-    write_batches(path, schema, pinned().build(), std::iter::once(Ok(batch)))
-}
-
-/// The settings that decide the bytes.
-fn pinned() -> WriterPropertiesBuilder {
-    WriterProperties::builder()
-        .set_writer_version(WriterVersion::PARQUET_1_0)
-        .set_created_by("sims".to_owned())
-        .set_compression(Compression::ZSTD(
-            ZstdLevel::try_new(3).expect("zstd has this level"),
-        ))
-        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
-}
-
-fn write_batches(
-    path: &Path,
-    schema: Arc<Schema>,
-    properties: WriterProperties,
-    batches: impl Iterator<Item = Result<RecordBatch, ArtifactError>>,
-) -> Result<(), ArtifactError> {
-    let mut file = AtomicFile::create(path)?;
-    {
-        let mut writer = ArrowWriter::try_new(file.file(), schema, Some(properties))
-            .map_err(|e| write_error(path, &e))?;
-        for batch in batches {
-            writer.write(&batch?).map_err(|e| write_error(path, &e))?;
-        }
-        writer.close().map_err(|e| write_error(path, &e))?;
-    }
-    file.publish()
-}
-
-/// Parquet wraps operating-system errors; this brings them back so that a full disk is named.
-fn write_error(path: &Path, error: &parquet::errors::ParquetError) -> ArtifactError {
-    let source = match error {
-        parquet::errors::ParquetError::External(inner) => {
-            inner.downcast_ref::<std::io::Error>().map(|io| {
-                io.raw_os_error().map_or_else(
-                    || std::io::Error::new(io.kind(), io.to_string()),
-                    std::io::Error::from_raw_os_error,
-                )
-            })
-        }
-        _ => None,
-    };
-    ArtifactError::io(
-        "write",
-        path,
-        source.unwrap_or_else(|| std::io::Error::other(error.to_string())),
-    )
 }
 
 /// Reads all rows of the table at `path`.
@@ -310,8 +221,15 @@ pub(crate) use table;
 mod tests {
     use arrow_array::{ArrayRef, Float64Array, StringArray, UInt32Array};
 
+    use std::sync::Arc;
+
+    use parquet::arrow::ArrowWriter;
+    use parquet::basic::Compression;
+    use parquet::file::properties::WriterProperties;
+
     use super::*;
     use crate::tables::{Message, PromptRow, ScoreRow};
+    use crate::write_table;
 
     fn prompts(n: usize) -> Vec<PromptRow> {
         (0..n)

@@ -69,6 +69,28 @@ impl PromptRow {
 }
 
 table! {
+    /// A prompt that an import left out, and why.
+    DroppedPromptRow = "dropped-prompts@1" {
+        /// The file that it was read from.
+        file: String,
+        /// Where in the file, from 1: the line of JSONL and CSV, else the record.
+        row: u64,
+        /// Content hash of `messages`.
+        prompt_id: String,
+        /// The chat, oldest turn first; none when the prompt is empty.
+        messages: Vec<Message>,
+        /// Where the prompt came from.
+        source: String,
+        /// `empty`, `too-short`, `too-long`, `exact-duplicate`, `normalised-duplicate`, `test-overlap` or `no-split`.
+        reason: String,
+        /// The prompt that a duplicate repeats.
+        duplicate_of: Option<String>,
+        /// The record of the test set that an overlap is with.
+        overlaps: Option<String>,
+    }
+}
+
+table! {
     /// One sampled response to a prompt.
     ResponseRow = "responses@1" {
         /// The prompt answered.
@@ -503,6 +525,7 @@ fn content_id(value: &serde_json::Value) -> String {
 pub fn table_schemas() -> Vec<TableSchema> {
     vec![
         PromptRow::schema(),
+        DroppedPromptRow::schema(),
         ResponseRow::schema(),
         JudgmentRow::schema(),
         RatingRow::schema(),

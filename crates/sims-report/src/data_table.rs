@@ -96,7 +96,7 @@ impl DataTable {
     /// If the file cannot be written.
     pub fn write(&self, folder: &Path) -> Result<PathBuf, ReportError> {
         let path = folder.join(self.file());
-        write_columns(&path, self.batch()?)?;
+        write_columns(&path, &self.batch()?)?;
         Ok(path)
     }
 }

@@ -8,17 +8,20 @@ use std::collections::HashSet;
 /// common shingle; two empty sequences are equal.
 #[must_use]
 pub fn jaccard(left: &[u32], right: &[u32], width: usize) -> f64 {
-    let (left, right) = (shingles(left, width), shingles(right, width));
+    let left: HashSet<&[u32]> = shingles(left, width).collect();
+    let right: HashSet<&[u32]> = shingles(right, width).collect();
     let common = left.intersection(&right).count();
     common as f64 / (left.len() + right.len() - common) as f64
 }
 
-fn shingles(tokens: &[u32], width: usize) -> HashSet<&[u32]> {
-    if tokens.len() <= width.max(1) {
-        HashSet::from([tokens])
-    } else {
-        tokens.windows(width.max(1)).collect()
-    }
+/// Returns the `width`-token shingles of a sequence, in order and with repeats.
+///
+/// A sequence of at most `width` tokens is one shingle by itself.
+pub fn shingles(tokens: &[u32], width: usize) -> impl Iterator<Item = &[u32]> {
+    tokens.windows(width.clamp(1, tokens.len().max(1))).chain(
+        // Windows of nothing are none, where the empty sequence is one shingle.
+        tokens.is_empty().then_some(tokens),
+    )
 }
 
 #[cfg(test)]
