@@ -55,6 +55,12 @@ report: build ## The whole report of the quickstart: target/report.html, and its
 	$(SIMS) run pipelines/quickstart.yaml
 	$(SIMS) report pipelines/quickstart.yaml --html target/report.html --tables target/report-tables
 
+ABLATIONS := $(sort $(wildcard pipelines/ablations/*.yaml))
+
+ablations: build ## Run every baseline and ablation and hold them against the quickstart, corrected for their number
+	for pipeline in pipelines/quickstart.yaml $(ABLATIONS); do $(SIMS) run $$pipeline || exit 1; done
+	$(SIMS) compare --round last runs/quickstart $(ABLATIONS:pipelines/ablations/%.yaml=runs/%)
+
 curve: build ## Gain against drift over layers and strengths: a table, and target/curve.svg
 	$(SIMS) run pipelines/sweeps/curve.yaml
 	$(SIMS) report pipelines/sweeps/curve.yaml --curve --svg target/curve.svg

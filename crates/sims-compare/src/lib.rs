@@ -6,4 +6,4 @@ pub mod comparison;
 pub mod run_scores;
 
 pub use comparison::{Comparison, Settings, compare};
-pub use run_scores::{CompareError, RunScores};
+pub use run_scores::{CompareError, RunScores, WhichRound};

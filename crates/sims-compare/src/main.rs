@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use sims_compare::{Comparison, RunScores, Settings, compare};
+use sims_compare::{Comparison, RunScores, Settings, WhichRound, compare};
 use sims_stats::equivalence::Verdict;
 
 #[global_allocator]
@@ -16,6 +16,7 @@ Examples:
   sims compare runs/quickstart runs/operator-pca
   sims compare runs/quickstart runs/operator-pca runs/operator-probe --metric judged --margin 0.03
   sims compare runs/quickstart runs/operator-pca --metric length_tokens --margin 1 --detect 0.5
+  sims compare runs/quickstart runs/random-pairs runs/bipo runs/best-of-10 --round last
   sims compare runs/a runs/b --round 1 --json | jq '.[].difference'";
 
 /// Compare runs with the first one, prompt by prompt
@@ -31,9 +32,9 @@ struct Arguments {
     /// `gold` (gold_win), `judged` (self_judge_win), or any metric of a scores.parquet
     #[arg(long, default_value = "gold")]
     metric: String,
-    /// The round of every run; by default each one's last accepted
-    #[arg(long, value_name = "N")]
-    round: Option<u32>,
+    /// The round of every run: each one's last accepted, its last (what was kept by then), or a number
+    #[arg(long, value_name = "accepted|last|N", default_value = "accepted")]
+    round: WhichRound,
     /// Differences within plus and minus this do not matter, in the metric's unit
     #[arg(long, default_value_t = 0.02)]
     margin: f64,
@@ -73,15 +74,58 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     let written = if arguments.json {
         writeln!(out, "{}", serde_json::to_string_pretty(&comparisons)?)
+    } else if let [comparison] = &comparisons[..] {
+        show(&mut out, comparison, settings)
     } else {
-        comparisons
-            .iter()
-            .try_for_each(|comparison| show(&mut out, comparison, settings))
+        show_all(&mut out, &comparisons, settings)
     };
     match written {
         // Whoever reads has seen enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         written => Ok(written?),
+    }
+}
+
+/// One line a comparison, in Markdown.
+fn show_all(out: &mut impl Write, all: &[Comparison], settings: Settings) -> io::Result<()> {
+    let Some(first) = all.first() else {
+        return Ok(());
+    };
+    writeln!(
+        out,
+        "{} against {} round {} ({:.3})\n",
+        first.metric, first.baseline, first.baseline_round, first.baseline_mean
+    )?;
+    let within = format!("within ±{}", settings.margin);
+    writeln!(
+        out,
+        "| run | round | mean | difference | p, Holm | {within} |"
+    )?;
+    writeln!(out, "|---|---|---|---|---|---|")?;
+    for c in all {
+        let d = c.difference;
+        writeln!(
+            out,
+            "| {} | {} | {:.3} | {:+.3} [{:+.3}, {:+.3}] | {:.4} | {} |",
+            c.run,
+            c.round,
+            c.mean,
+            d.estimate,
+            d.low,
+            d.high,
+            c.p_value_holm,
+            verdict(c)
+        )?;
+    }
+    Ok(())
+}
+
+/// Says whether the difference is too small to matter.
+fn verdict(c: &Comparison) -> &'static str {
+    match c.equivalence.outcome.verdict {
+        Verdict::Equivalent => "yes",
+        Verdict::Different => "no",
+        Verdict::Undecided => "undecided",
     }
 }
 
@@ -106,11 +150,7 @@ fn show(out: &mut impl Write, c: &Comparison, settings: Settings) -> io::Result<
         c.p_value, c.p_value_holm
     )?;
     let tests = c.equivalence;
-    let verdict = match tests.outcome.verdict {
-        Verdict::Equivalent => "yes",
-        Verdict::Different => "no",
-        Verdict::Undecided => "undecided",
-    };
+    let verdict = verdict(c);
     let interval = tests.outcome.difference;
     writeln!(
         out,

@@ -28,7 +28,9 @@ pub enum CompareError {
         run: PathBuf,
     },
     /// No round's candidate was accepted.
-    #[error("{run}: no round was accepted; give --round N to compare a candidate all the same")]
+    #[error(
+        "{run}: no round was accepted; give --round last to compare what was kept, or --round N"
+    )]
     NothingAccepted {
         /// The run's folder.
         run: PathBuf,
@@ -65,6 +67,33 @@ pub enum CompareError {
     },
 }
 
+/// Which round of a run is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhichRound {
+    /// The last whose candidate was accepted.
+    Accepted,
+    /// The last that has the metric, accepted or not: of what the guard kept, where that is what was measured.
+    /// A pipeline without rounds is read from `once`, which counts as round 0.
+    Last,
+    /// One, from 1.
+    Number(u32),
+}
+
+impl std::str::FromStr for WhichRound {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "accepted" => Ok(Self::Accepted),
+            "last" => Ok(Self::Last),
+            number => number
+                .parse()
+                .map(Self::Number)
+                .map_err(|_| "give accepted, last or a round's number".to_owned()),
+        }
+    }
+}
+
 /// The scores of one run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RunScores {
@@ -81,59 +110,73 @@ pub struct RunScores {
 impl RunScores {
     /// Reads the scores of `metric` (`gold`, `judged` or a name from `scores.parquet`) of the steered policy.
     ///
-    /// `round`: by default the last one whose candidate was accepted.
-    ///
     /// # Errors
     /// If the folder is no run, no round was accepted, or no table has the metric.
-    pub fn read(run: &Path, round: Option<u32>, metric: &str) -> Result<Self, CompareError> {
-        let round = match round {
-            Some(round) => round,
-            None => last_accepted(run)?,
-        };
+    pub fn read(run: &Path, round: WhichRound, metric: &str) -> Result<Self, CompareError> {
         let alias = ALIASES.iter().find(|(name, _)| *name == metric);
         let metric = alias.map_or(metric, |(_, name)| name);
-        let folder = run.join(format!("round-{round}"));
+        let rounds = match round {
+            WhichRound::Accepted => vec![last_accepted(run)?],
+            WhichRound::Last => rounds_from_the_last(run)?,
+            WhichRound::Number(round) => vec![round],
+        };
         let mut found = BTreeSet::new();
-        for path in tables(&folder)? {
-            let rows: Vec<ScoreRow> = read_table(&path)?;
-            if rows.iter().any(|row| row.metric == metric) {
-                return Ok(Self {
-                    run: run.display().to_string(),
-                    round,
-                    metric: metric.to_owned(),
-                    by_prompt: steered(&path, &rows, metric)?,
-                });
+        for &round in &rounds {
+            for path in tables(&folder_of(run, round))? {
+                let rows: Vec<ScoreRow> = read_table(&path)?;
+                if rows.iter().any(|row| row.metric == metric) {
+                    return Ok(Self {
+                        run: run.display().to_string(),
+                        round,
+                        metric: metric.to_owned(),
+                        by_prompt: steered(&path, &rows, metric)?,
+                    });
+                }
+                found.extend(rows.into_iter().map(|row| row.metric));
             }
-            found.extend(rows.into_iter().map(|row| row.metric));
         }
         Err(CompareError::NoMetric {
-            round: folder,
+            round: match rounds[..] {
+                [round] => folder_of(run, round),
+                _ => run.to_owned(),
+            },
             metric: metric.to_owned(),
             found: Vec::from_iter(found).join(", "),
         })
     }
 }
 
-/// Returns the last round with a gate that let the candidate through for good.
-fn last_accepted(run: &Path) -> Result<u32, CompareError> {
-    let mut rounds: Vec<u32> = entries(run)?
-        .iter()
-        .filter_map(|path| {
-            path.file_name()?
-                .to_str()?
-                .strip_prefix("round-")?
-                .parse()
-                .ok()
-        })
-        .collect();
+fn folder_of(run: &Path, round: u32) -> PathBuf {
+    match round {
+        0 => run.join("once"),
+        round => run.join(format!("round-{round}")),
+    }
+}
+
+/// Returns the rounds of a run, the last first; those of a run without any are `once`, which is 0.
+fn rounds_from_the_last(run: &Path) -> Result<Vec<u32>, CompareError> {
+    let names = entries(run)?;
+    let number = |path: &PathBuf| match path.file_name()?.to_str()? {
+        "once" => Some(0),
+        name => name.strip_prefix("round-")?.parse().ok(),
+    };
+    let mut rounds: Vec<u32> = names.iter().filter_map(number).collect();
+    if rounds.iter().any(|round| *round > 0) {
+        rounds.retain(|round| *round > 0);
+    }
     if rounds.is_empty() {
         return Err(CompareError::NotARun {
             run: run.to_owned(),
         });
     }
     rounds.sort_unstable_by(|l, r| r.cmp(l));
-    for round in rounds {
-        let path = run.join(format!("round-{round}/decision.parquet"));
+    Ok(rounds)
+}
+
+/// Returns the last round with a gate that let the candidate through for good.
+fn last_accepted(run: &Path) -> Result<u32, CompareError> {
+    for round in rounds_from_the_last(run)? {
+        let path = folder_of(run, round).join("decision.parquet");
         // A round that is still running has decided nothing.
         if path.is_file() {
             let decisions: Vec<DecisionRow> = read_table(&path)?;

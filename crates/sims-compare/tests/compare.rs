@@ -145,6 +145,31 @@ fn the_last_accepted_round_is_read_unless_one_is_named() {
 }
 
 #[test]
+fn the_last_round_may_be_one_that_was_refused_or_once() {
+    let runs = Runs::new()
+        .with("a", 1, true, 0, &values(20, 0.5))
+        .with("a", 2, false, 0, &values(20, 0.9))
+        .with("b", 1, false, 0, &values(20, 0.6));
+    let once = runs.0.path().join("c/once/gold");
+    std::fs::create_dir_all(&once).unwrap();
+    std::fs::copy(
+        runs.round("b", 1).join("gold/scores.parquet"),
+        once.join("scores.parquet"),
+    )
+    .unwrap();
+    let found = runs.json(&["a", "b", "c", "--round", "last"]);
+    assert_eq!(
+        (&found[0]["baseline_round"], &found[0]["round"]),
+        (&2.into(), &1.into())
+    );
+    assert_eq!(found[1]["round"], 0);
+    let text = String::from_utf8(runs.run(&["a", "b", "c", "--round", "last"]).stdout).unwrap();
+    assert_eq!(text.lines().count(), 6, "{text}");
+    assert!(text.contains("| c | 0 | "), "{text}");
+    assert!(runs.refused(&["a", "b"]).contains("--round last"));
+}
+
+#[test]
 fn what_cannot_be_compared_is_named() {
     let runs = Runs::new()
         .with("a", 1, true, 0, &values(20, 0.5))
