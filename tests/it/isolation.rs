@@ -7,7 +7,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Crates whose code decides what the loop does.
-const LOOP: [&str; 10] = [
+const LOOP: [&str; 11] = [
     "sims-sample",
     "sims-judge",
     "sims-rank",
@@ -15,6 +15,7 @@ const LOOP: [&str; 10] = [
     "sims-extract",
     "sims-fit",
     "sims-train",
+    "sims-dpo",
     "sims-steer-eval",
     "sims-pipeline",
     "sims",

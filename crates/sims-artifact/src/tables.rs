@@ -101,7 +101,7 @@ table! {
         round: u32,
         /// Which of the prompt's samples this is, from 0.
         sample_index: u32,
-        /// `base`, or `steered-` and the start of the steering file's digest.
+        /// `base`, or `steered-` and the start of the steering file's digest; `adapted-` and that of an adapter's.
         policy: String,
         /// The response as text, without special tokens.
         text: String,
@@ -591,6 +591,25 @@ pub fn tensors_schemas() -> Vec<TensorsSchema> {
                 },
             ],
             metadata: "format, operator, layers, strength, model (manifest digest), hidden_size, fit summary",
+        },
+        TensorsSchema {
+            id: "adapter@1",
+            description: "Low-rank changes of linear layers, under the names that PEFT gives them: `W + alpha/rank · B · A`.",
+            tensors: vec![
+                TensorColumn {
+                    name: "base_model.model.model.layers.{i}.{module}.lora_A.weight",
+                    shape: "[rank, in]",
+                    dtype: "f32",
+                    meaning: "A of a linear layer of block i, such as `self_attn.q_proj`",
+                },
+                TensorColumn {
+                    name: "base_model.model.model.layers.{i}.{module}.lora_B.weight",
+                    shape: "[out, rank]",
+                    dtype: "f32",
+                    meaning: "B of the same layer",
+                },
+            ],
+            metadata: "format, method, rank, alpha, targets, model (manifest digest), fit summary",
         },
     ]
 }

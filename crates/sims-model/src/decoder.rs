@@ -20,7 +20,7 @@ use crate::memory::{Footprint, check_room};
 use crate::ops::InstructionSet;
 use crate::sampler::SamplingParams;
 use crate::weights::Checkpoint;
-use crate::{Batch, Config, Hook, KvCache, ModelError, Result, Segment, Site};
+use crate::{Adapter, Batch, Config, Hook, KvCache, ModelError, Result, Segment, Site};
 
 pub use plain::TracedDecoder;
 
@@ -100,11 +100,30 @@ impl Decoder {
         dtype: Dtype,
         kernels: Kernels,
     ) -> Result<Self> {
-        let launcher_of = match kernels {
-            Kernels::Fastest => launcher_of,
-            Kernels::Cpu(_) | Kernels::Candle => |_: &Device| Ok(None),
-        };
-        Self::load_with(directory, devices, dtype, kernels, launcher_of)
+        let launcher_of = launchers(kernels);
+        Self::load_with(directory, devices, dtype, kernels, None, launcher_of)
+    }
+
+    /// As [`load`](Self::load), with an adapter merged into the weights.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load), and [`ModelError::Adapter`] for one that does not fit the model.
+    pub fn load_adapted(
+        directory: &Path,
+        devices: &[Device],
+        dtype: Dtype,
+        kernels: Kernels,
+        adapter: &Adapter,
+    ) -> Result<Self> {
+        let launcher_of = launchers(kernels);
+        Self::load_with(
+            directory,
+            devices,
+            dtype,
+            kernels,
+            Some(adapter),
+            launcher_of,
+        )
     }
 
     /// Reads a decoder in f32 that runs what is written for CUDA devices on the CPU; for tests of that.
@@ -118,6 +137,7 @@ impl Decoder {
             &[Device::Cpu],
             Dtype::F32,
             Kernels::Candle,
+            None,
             launcher_of,
         )
     }
@@ -127,6 +147,7 @@ impl Decoder {
         devices: &[Device],
         dtype: Dtype,
         kernels: Kernels,
+        adapter: Option<&Adapter>,
         launcher_of: impl Fn(&Device) -> Result<Option<Arc<dyn Launcher>>>,
     ) -> Result<Self> {
         let config = Config::open(directory)?;
@@ -139,7 +160,10 @@ impl Decoder {
             );
             return setting("device", message);
         }
-        let checkpoint = Checkpoint::open(directory, dtype)?;
+        let mut checkpoint = Checkpoint::open(directory, dtype)?;
+        if let Some(adapter) = adapter {
+            checkpoint.adapt(adapter, &config)?;
+        }
         let set = match (kernels, devices) {
             (Kernels::Fastest, [Device::Cpu]) => Some(InstructionSet::detect()),
             (Kernels::Cpu(set), [Device::Cpu]) => Some(set),
@@ -343,6 +367,17 @@ impl Decoder {
             Network::Fast(_) => DType::F32,
             Network::Plain(network) => network.dtype(),
         }
+    }
+}
+
+/// What makes a device's own kernels, if it is one for them.
+type LauncherOf = fn(&Device) -> Result<Option<Arc<dyn Launcher>>>;
+
+/// Returns what makes own kernels where `kernels` asks for them.
+fn launchers(kernels: Kernels) -> LauncherOf {
+    match kernels {
+        Kernels::Fastest => launcher_of,
+        Kernels::Cpu(_) | Kernels::Candle => |_: &Device| Ok(None),
     }
 }
 

@@ -132,6 +132,14 @@ pub enum ModelError {
         /// The file.
         path: PathBuf,
     },
+    /// An adapter does not fit the model.
+    #[error("adapter: {module}: {message}")]
+    Adapter {
+        /// The linear layer.
+        module: String,
+        /// What is wrong, and what the model has.
+        message: String,
+    },
     /// The tokenizer cannot be read, or fails on a text.
     #[error("tokenizer: {message}")]
     Tokenizer {

@@ -10,7 +10,9 @@ use serde_json::{Map, Value};
 use crate::config::{read_text, token_ids};
 use crate::decoder::Kernels;
 use crate::gguf::is_gguf;
-use crate::{ChatTemplate, Config, Decoder, Dtype, JudgeTemplate, ModelError, Result, Tokenizer};
+use crate::{
+    Adapter, ChatTemplate, Config, Decoder, Dtype, JudgeTemplate, ModelError, Result, Tokenizer,
+};
 
 /// How to load a model.
 #[derive(Debug, Clone)]
@@ -200,12 +202,36 @@ impl LanguageModel {
     /// # Errors
     /// As [`load`](Self::load), and [`ModelError::Setting`] for kernels that the device does not run.
     pub fn load_with(directory: &Path, options: &LoadOptions, kernels: Kernels) -> Result<Self> {
+        Self::open(directory, || {
+            Decoder::load(directory, &options.devices, options.dtype, kernels)
+        })
+    }
+
+    /// As [`load`](Self::load), with an adapter merged into the weights, if there is one.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load), and [`ModelError::Adapter`] for one that does not fit the model.
+    pub fn load_adapted(
+        directory: &Path,
+        options: &LoadOptions,
+        adapter: Option<&Adapter>,
+    ) -> Result<Self> {
+        let Some(adapter) = adapter else {
+            return Self::load(directory, options);
+        };
+        let (devices, kernels) = (&options.devices, Kernels::Fastest);
+        Self::open(directory, || {
+            Decoder::load_adapted(directory, devices, options.dtype, kernels, adapter)
+        })
+    }
+
+    fn open(directory: &Path, decoder: impl FnOnce() -> Result<Decoder>) -> Result<Self> {
         // The small files come first, so that what is wrong with them shows before the weights are read.
         let tokenizer = Tokenizer::open(directory)?;
         let chat_template = ChatTemplate::open(directory)?;
         let judge_template = JudgeTemplate::open(directory)?;
         let generation_config = GenerationConfig::read(directory)?;
-        let decoder = Decoder::load(directory, &options.devices, options.dtype, kernels)?;
+        let decoder = decoder()?;
         tokenizer.check_vocabulary(decoder.config().vocab_size)?;
         let generation_config =
             generation_config.unwrap_or_else(|| GenerationConfig::from(decoder.config()));

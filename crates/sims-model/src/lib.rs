@@ -9,6 +9,7 @@
 //! the batch around it, the number of threads or the instruction set. On other devices it runs on
 //! candle's operations.
 
+pub mod adapter;
 pub mod batch;
 pub mod capture;
 pub mod chat_template;
@@ -34,6 +35,7 @@ pub mod softmax;
 pub mod tokenizer;
 pub mod weights;
 
+pub use adapter::{Adapter, LinearLayer, LowRank, Module};
 pub use batch::{Batch, Segment};
 pub use candle_core::{Device, Tensor};
 pub use chat_template::{ChatMessage, ChatTemplate};

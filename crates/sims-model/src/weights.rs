@@ -12,10 +12,11 @@ use memmap2::Mmap;
 use safetensors::tensor::{Metadata, TensorInfo};
 use safetensors::{Dtype as StoredDtype, SafeTensors};
 
+use crate::adapter::{LowRank, fault};
 use crate::config::{ExpertNames, read_text};
 use crate::gguf::{GgufFile, GgufWeights, is_gguf};
 use crate::ops::quantized::QuantizedLinear;
-use crate::{Config, Dtype, ModelError, Result};
+use crate::{Adapter, Config, Dtype, ModelError, Result};
 
 /// One safetensors file, mapped into memory.
 struct Shard {
@@ -62,6 +63,8 @@ pub struct Checkpoint {
     /// Which shard holds a tensor.
     places: BTreeMap<String, usize>,
     taken: BTreeSet<String>,
+    /// What is added to a tensor when it is read, with its factor.
+    changes: BTreeMap<String, (LowRank, f64)>,
     /// The one GGUF file that stands for all of this.
     gguf: Option<GgufWeights>,
     dtype: Dtype,
@@ -83,6 +86,7 @@ impl Checkpoint {
                 shards: Vec::new(),
                 places: BTreeMap::new(),
                 taken: BTreeSet::new(),
+                changes: BTreeMap::new(),
                 gguf: Some(GgufWeights::new(GgufFile::open(directory)?)?),
                 dtype,
             });
@@ -149,9 +153,37 @@ impl Checkpoint {
             shards,
             places,
             taken: BTreeSet::new(),
+            changes: BTreeMap::new(),
             gguf: None,
             dtype,
         })
+    }
+
+    /// Merges an adapter into the weights that are read from here on, before they are rounded to the dtype.
+    ///
+    /// # Errors
+    /// [`ModelError::Adapter`] for one that does not fit the model, and for a GGUF file, whose blocks cannot be added to.
+    pub fn adapt(&mut self, adapter: &Adapter, config: &Config) -> Result<()> {
+        adapter.check(config)?;
+        let prefix = self.prefix(config);
+        for (module, change) in &adapter.modules {
+            let name = format!("{prefix}{module}.weight");
+            if self.gguf.is_some() {
+                let message = "a GGUF file's weights stay in blocks, which nothing can be added to: give the model in \
+                               safetensors";
+                return Err(fault(module, message.to_owned()));
+            }
+            let change = (change.clone(), adapter.scale());
+            self.changes.insert(name, change);
+        }
+        Ok(())
+    }
+
+    /// Returns what stands before the decoder's tensors.
+    fn prefix(&self, config: &Config) -> &'static str {
+        let prefixes = config.names.prefixes;
+        let has = |prefix: &&&str| self.contains(&format!("{prefix}embed_tokens.weight"));
+        prefixes.iter().find(has).unwrap_or(&prefixes[0])
     }
 
     /// Returns whether a file holds `name`.
@@ -212,6 +244,9 @@ impl Checkpoint {
             )
         };
         let read = &mut values[start..];
+        if let (Some((change, scale)), [_, in_features]) = (self.changes.get(name), shape) {
+            change.add_to(read, *in_features, *scale);
+        }
         if self.dtype == Dtype::Bf16 {
             read.iter_mut()
                 .for_each(|value| *value = bf16::from_f32(*value).to_f32());
@@ -413,7 +448,23 @@ pub struct BlockWeights<F: Form> {
     pub mlp_post_norm: Option<F::Vector>,
 }
 
+impl<F: Form<Linear: Clone, Vector: Clone>> Clone for BlockWeights<F> {
+    fn clone(&self) -> Self {
+        Self {
+            attention_norm: self.attention_norm.clone(),
+            qkv_proj: self.qkv_proj.clone(),
+            qk_norm: self.qk_norm.clone(),
+            o_proj: self.o_proj.clone(),
+            attention_post_norm: self.attention_post_norm.clone(),
+            mlp_norm: self.mlp_norm.clone(),
+            mlp: self.mlp.clone(),
+            mlp_post_norm: self.mlp_post_norm.clone(),
+        }
+    }
+}
+
 /// The weights between two norms of the MLP.
+#[derive(Clone)]
 pub enum MlpWeights<L> {
     /// One gated MLP.
     Dense(GatedWeights<L>),
@@ -427,6 +478,7 @@ pub enum MlpWeights<L> {
 }
 
 /// A gated MLP.
+#[derive(Clone)]
 pub struct GatedWeights<L> {
     /// The gate and then the up projection.
     pub gate_up_proj: L,
@@ -583,9 +635,7 @@ impl<F: Form> Weights<F> {
     {
         let layers = config.num_hidden_layers;
         let (first, last) = (form_of(0), form_of(layers - 1));
-        let prefixes = config.names.prefixes;
-        let has = |prefix: &&&str| checkpoint.contains(&format!("{prefix}embed_tokens.weight"));
-        let prefix = *prefixes.iter().find(has).unwrap_or(&prefixes[0]);
+        let prefix = checkpoint.prefix(config);
         let (embedding, head) = (
             (format!("{prefix}embed_tokens"), config.vocab_size),
             ("lm_head".to_owned(), config.vocab_size),

@@ -16,7 +16,7 @@ pub const BASE_POLICY: &str = "base";
 /// What to draw, and how.
 #[derive(Debug, Clone)]
 pub struct Draws {
-    /// Value of the `policy` column: [`BASE_POLICY`], or `steered-` and the start of a digest.
+    /// Value of the `policy` column: [`BASE_POLICY`], or `steered-` or `adapted-` and the start of a digest.
     pub policy: String,
     /// The sample indices to draw for every prompt.
     pub indices: Range<u32>,

@@ -2,7 +2,7 @@
 //!
 //! [`Sample`] is the stage. Its parts serve other stages too: [`Selection`] picks a split and a shard
 //! of a prompts table, [`priority`] what a pilot promises of them, [`encode_prompts`] turns prompts into tokens, and [`Draws`] draws responses
-//! from any policy. A response depends on its prompt, seed, round and index alone, never on what was
+//! from any policy; [`open_adapter`] opens what changes a model's weights. A response depends on its prompt, seed, round and index alone, never on what was
 //! sampled beside it.
 
 pub mod draw;
@@ -15,4 +15,4 @@ mod stage;
 pub use draw::{BASE_POLICY, Draws};
 pub use encode::{EncodeError, EncodedPrompt, encode_prompts, prompt_tokens};
 pub use selection::{Selection, SelectionError};
-pub use stage::{Sample, SampleParams, WeightType};
+pub use stage::{Sample, SampleParams, WeightType, open_adapter};

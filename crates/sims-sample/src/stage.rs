@@ -1,7 +1,7 @@
 //! The stage: tables in, table out.
 
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use sims_artifact::tables::{RankingRow, ResponseRow};
@@ -9,10 +9,10 @@ use sims_artifact::{Digest, ModelManifest, read_table};
 use sims_model::generate::{BatchLimits, Progress, SamplingParams};
 use sims_model::language_model::set_threads;
 use sims_model::{
-    DeviceChoice, Hook, LanguageModel, LoadOptions, ModelError, memory, numerics_class,
+    Adapter, DeviceChoice, Hook, LanguageModel, LoadOptions, ModelError, memory, numerics_class,
 };
 use sims_stage::{BadInput, Interrupted, Numerics, Role, Stage, StageIo};
-use sims_steering::Steering;
+use sims_steering::{AdapterFile, Steering};
 
 use crate::lead::Lead;
 use crate::priority::prioritised;
@@ -75,7 +75,8 @@ impl Stage for Sample {
         "Samples several responses a prompt from the base or the steered model";
     const EXAMPLES: &'static str = "Examples:
   sims-sample --prompts train.parquet --model data/tiny --samples 10 --out base
-  sims-sample --prompts train.parquet --model data/tiny --steering accepted.safetensors --shard-size 500 --round 2 --out r2";
+  sims-sample --prompts train.parquet --model data/tiny --steering accepted.safetensors --shard-size 500 --round 2 --out r2
+  sims-sample --prompts eval.parquet --model data/tiny --adapter tuned/adapter.safetensors --out tuned-answers";
     const BEHAVIOUR: u32 = 2;
     const NUMERICS: Numerics = Numerics::Model(numerics_class);
     const PARTS: bool = true;
@@ -99,6 +100,11 @@ impl Stage for Sample {
                 "examples",
                 "prompts@1",
                 "A conversation, in a table of one row, that goes before every prompt: examples of good answers",
+            ),
+            Role::optional(
+                "adapter",
+                "adapter@1",
+                "Low-rank changes to merge into the model's weights; none for the model as it is",
             ),
             Role::optional(
                 "settings",
@@ -141,15 +147,16 @@ impl Stage for Sample {
         for prompt in &mut prompts {
             lead.put_before(prompt).map_err(bad_input)?;
         }
-        let model = load_model(io, params.dtype)?;
-        let steering = open_steering(io)?;
+        let Policy {
+            name,
+            model,
+            steering,
+        } = Policy::open(io, params.dtype)?;
         let prompts =
             encode_prompts(&model, &prompts, params.max_new_tokens as usize).map_err(bad_input)?;
 
         let draws = Draws {
-            policy: steering
-                .as_ref()
-                .map_or(BASE_POLICY.to_owned(), |(_, policy)| policy.clone()),
+            policy: name,
             indices: 0..params.samples,
             seed: params.seed,
             round: params.round,
@@ -157,7 +164,7 @@ impl Stage for Sample {
             limits: batch_limits(&model, io),
         };
         report_limits(&draws.limits, io);
-        let mut hook = steering.as_ref().map(|(steering, _)| steering.hook());
+        let mut hook = steering.as_ref().map(Steering::hook);
         let hook = hook.as_mut().map(|hook| hook as &mut dyn Hook);
         let rows = draw(&model, &prompts, &draws, hook, io)?;
         report(&rows, io);
@@ -200,25 +207,74 @@ impl SampleParams {
     }
 }
 
-fn load_model(io: &StageIo, dtype: WeightType) -> anyhow::Result<LanguageModel> {
-    set_threads(io.threads()).ok(); // Fails only where threads run already; results do not depend on them.
-    let device: DeviceChoice = io.device().parse().map_err(bad_input)?;
-    let options = LoadOptions {
-        devices: device.open().map_err(bad_input)?,
-        dtype: dtype.to_string().parse().map_err(bad_input)?,
-    };
-    Ok(LanguageModel::load(io.input("model")?, &options).map_err(bad_input)?)
+/// What answers: the model, its weights as they are or with an adapter merged, and what steers it.
+struct Policy {
+    /// Value of the `policy` column.
+    name: String,
+    model: LanguageModel,
+    steering: Option<Steering>,
+}
+
+impl Policy {
+    fn open(io: &StageIo, dtype: WeightType) -> anyhow::Result<Self> {
+        set_threads(io.threads()).ok(); // Fails only where threads run already; results do not depend on them.
+        let device: DeviceChoice = io.device().parse().map_err(bad_input)?;
+        let options = LoadOptions {
+            devices: device.open().map_err(bad_input)?,
+            dtype: dtype.to_string().parse().map_err(bad_input)?,
+        };
+        let path = io.input("model")?;
+        let (adapter, steering) =
+            match (io.optional_input("adapter"), io.optional_input("steering")) {
+                (None, None) => (None, None),
+                (adapter, steering) => {
+                    let digest = ModelManifest::of_dir(path)?.digest;
+                    (
+                        adapter
+                            .map(|path| open_adapter(path, &digest))
+                            .transpose()?,
+                        open_steering(steering, &digest)?,
+                    )
+                }
+            };
+        let merged = adapter.as_ref().map(|(adapter, _)| adapter);
+        let model = LanguageModel::load_adapted(path, &options, merged).map_err(bad_input)?;
+        let names: Vec<String> = adapter
+            .map(|(_, name)| name)
+            .into_iter()
+            .chain(steering.as_ref().map(|(_, name)| name.clone()))
+            .collect();
+        Ok(Self {
+            name: match &names[..] {
+                [] => BASE_POLICY.to_owned(),
+                names => names.join("-"),
+            },
+            model,
+            steering: steering.map(|(steering, _)| steering),
+        })
+    }
+}
+
+/// Reads an adapter of the model with digest `model`, and names its policy.
+///
+/// # Errors
+/// A file that is none, or one of another model.
+pub fn open_adapter(path: &Path, model: &Digest) -> anyhow::Result<(Adapter, String)> {
+    let file = AdapterFile::load(path, model).map_err(bad_input)?;
+    let policy = format!("adapted-{}", Digest::of_file(path)?.short(12));
+    Ok((file.adapter, policy))
 }
 
 /// Opens the steering, if one was given that does anything, and names its policy.
-fn open_steering(io: &StageIo) -> anyhow::Result<Option<(Steering, String)>> {
-    let Some(path) = io.optional_input("steering") else {
+fn open_steering(
+    path: Option<&Path>,
+    model: &Digest,
+) -> anyhow::Result<Option<(Steering, String)>> {
+    let Some(path) = path else {
         return Ok(None);
     };
     let steering = Steering::load(path).map_err(bad_input)?;
-    steering
-        .check_model(&ModelManifest::of_dir(io.input("model")?)?.digest)
-        .map_err(bad_input)?;
+    steering.check_model(model).map_err(bad_input)?;
     if steering.is_identity() {
         return Ok(None);
     }

@@ -54,7 +54,9 @@ impl Role {
 }
 
 fn is_tensors(schema: &str) -> bool {
-    schema.starts_with("states@") || schema.starts_with("steering@")
+    ["states@", "steering@", "adapter@"]
+        .iter()
+        .any(|kind| schema.starts_with(kind))
 }
 
 /// What the output bytes of a stage depend on beside its inputs and parameters.

@@ -93,11 +93,19 @@ pub(crate) struct Cost {
     pub(crate) judge: TokenCount,
 }
 
+/// The model with an adapter merged into its weights, for the candidate alone.
+pub(crate) struct Adapted {
+    pub(crate) model: LanguageModel,
+    /// What stands in the `policy` column.
+    pub(crate) name: String,
+}
+
 /// Draws, judges and measures; decides nothing.
 pub(crate) struct Evaluation<'a> {
     pub(crate) params: &'a SteerEvalParams,
     pub(crate) io: &'a StageIo,
     pub(crate) model: &'a LanguageModel,
+    pub(crate) adapted: Option<&'a Adapted>,
     pub(crate) judge: Box<dyn PairJudge + 'a>,
     /// Measures beside the loop's judge, and decides nothing.
     pub(crate) second_judge: Option<Box<dyn PairJudge + 'a>>,
@@ -108,12 +116,29 @@ pub(crate) struct Evaluation<'a> {
     pub(crate) cost: Cost,
 }
 
-impl Evaluation<'_> {
+impl<'a> Evaluation<'a> {
     /// Returns the resampling of every interval.
     pub(crate) fn bootstrap(&self) -> Bootstrap {
         Bootstrap {
             resamples: self.params.resamples as usize,
             ..Bootstrap::seeded(self.params.seed)
+        }
+    }
+
+    /// Returns the model that answers on a side: the base's weights, or the adapted ones for the candidate.
+    fn model_of(&self, side: Side) -> &'a LanguageModel {
+        match (side, self.adapted) {
+            (Side::Candidate, Some(adapted)) => &adapted.model,
+            _ => self.model,
+        }
+    }
+
+    /// Returns the candidate's name, where its steering by itself is called `steered`.
+    pub(crate) fn candidate_name(&self, steering: &Steering, steered: String) -> String {
+        match self.adapted {
+            None => steered,
+            Some(adapted) if steering.is_identity() => adapted.name.clone(),
+            Some(adapted) => format!("{}-{steered}", adapted.name),
         }
     }
 
@@ -143,6 +168,7 @@ impl Evaluation<'_> {
         };
         let sequences = draws.limits.max_sequences;
         self.cost.batch_sequences = self.cost.batch_sequences.max(sequences);
+        let changes_weights = side == Side::Candidate && self.adapted.is_some();
         let io = self.io;
         let bar = io.progress(
             &format!("draw {policy}"),
@@ -158,7 +184,7 @@ impl Evaluation<'_> {
             .map(|steering| steering.hook().measuring())
             .filter(|hook| !hook.is_identity());
         let drawn = draws.from(
-            self.model,
+            self.model_of(side),
             &prompts,
             hook.as_mut().map(|hook| hook as &mut dyn Hook),
             &mut report,
@@ -166,7 +192,9 @@ impl Evaluation<'_> {
         let rows = match drawn {
             Ok(rows) => rows,
             Err(_) if io.interrupted() => return Err(Interrupted.into()),
-            Err(ModelError::Sampling { .. }) if hook.is_some() => return Err(NotFinite.into()),
+            Err(ModelError::Sampling { .. }) if hook.is_some() || changes_weights => {
+                return Err(NotFinite.into());
+            }
             Err(error @ ModelError::Setting { .. }) => {
                 return Err(BadInput::new(error.to_string()).into());
             }
@@ -278,7 +306,7 @@ impl Evaluation<'_> {
         Ok((Wins::of(&judged, draws, tau, min_coverage), tokens))
     }
 
-    /// Measures a steering on the neutral texts; none when there are no texts.
+    /// Measures the candidate with a steering on the neutral texts; none when there are no texts.
     ///
     /// # Errors
     /// [`NotFinite`] when the steered model has no distribution there.
@@ -292,7 +320,8 @@ impl Evaluation<'_> {
             bar.set(done as u64);
             keep_going(io)
         };
-        match NeutralDrift::measure(self.model, steering, &self.neutral, &mut report) {
+        let candidate = self.model_of(Side::Candidate);
+        match NeutralDrift::measure(self.model, candidate, steering, &self.neutral, &mut report) {
             Ok(drift) if drift.is_finite() => Ok(Some(drift)),
             Ok(_) => Err(NotFinite.into()),
             Err(_) if io.interrupted() => Err(Interrupted.into()),

@@ -3,7 +3,7 @@
 use std::ops::{ControlFlow, Range};
 
 use sims_artifact::tables::PromptRow;
-use sims_model::{Batch, Hook, KvCache, LanguageModel, ModelError, Tensor};
+use sims_model::{Batch, Decoder, Hook, KvCache, LanguageModel, ModelError, Tensor};
 use sims_stage::BadInput;
 use sims_stats::{Bootstrap, Interval, StatsError};
 use sims_steering::Steering;
@@ -88,12 +88,15 @@ pub struct NeutralDrift {
 impl NeutralDrift {
     /// Runs both policies over `texts`, steering from the last token of each prompt on.
     ///
+    /// `candidate`: the model that is steered, which is `base` or has the same tokens and shapes.
+    ///
     /// `progress` is called with the number of texts done and may stop the run.
     ///
     /// # Errors
     /// [`ModelError::Interrupted`], and whatever the model returns.
     pub fn measure(
-        model: &LanguageModel,
+        base: &LanguageModel,
+        candidate: &LanguageModel,
         steering: &Steering,
         texts: &[NeutralText],
         progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
@@ -106,7 +109,7 @@ impl NeutralDrift {
             } else {
                 Some(&mut hook)
             };
-            drift.add_batch(model, hook, texts)?;
+            drift.add_batch([base.decoder(), candidate.decoder()], hook, texts)?;
             if progress(drift.tokens.len()).is_break() {
                 return Err(ModelError::Interrupted);
             }
@@ -116,35 +119,35 @@ impl NeutralDrift {
 
     fn add_batch(
         &mut self,
-        model: &LanguageModel,
+        [base, candidate]: [&Decoder; 2],
         hook: Option<&mut dyn Hook>,
         texts: &[NeutralText],
     ) -> Result<(), ModelError> {
-        let decoder = model.decoder();
         let mut batch = Batch::default();
         for text in texts {
             let slot = batch.tokens.len();
             batch.push(&text.tokens, Vec::new(), slot, text.context - 1);
         }
-        let run = |hook: Option<&mut dyn Hook>| -> Result<Tensor, ModelError> {
+        let run = |decoder: &Decoder, hook: Option<&mut dyn Hook>| -> Result<Tensor, ModelError> {
             decoder.forward(&batch, &mut KvCache::new(decoder, batch.tokens.len()), hook)
         };
-        let base = run(None)?;
-        let steered = run(hook)?;
+        let base_rows = run(base, None)?;
+        let steered_rows = run(candidate, hook)?;
         for (text, segment) in texts.iter().zip(&batch.segments) {
             let mut sums = Sums::default();
             let rows = text.predictive();
-            let chunk = (MAX_LOGITS / decoder.config().vocab_size).max(1);
+            let chunk = (MAX_LOGITS / base.config().vocab_size).max(1);
             for start in rows.clone().step_by(chunk) {
                 let count = chunk.min(rows.end - start);
-                let logits = |hidden: &Tensor| -> Result<Vec<f32>, ModelError> {
+                let logits = |decoder: &Decoder, hidden: &Tensor| -> Result<Vec<f32>, ModelError> {
                     let hidden = hidden
                         .narrow(0, segment.rows.start + start, count)?
                         .contiguous()?;
                     Ok(decoder.logits(&hidden)?.flatten_all()?.to_vec1::<f32>()?)
                 };
                 let next = &text.tokens[start + 1..=start + count];
-                sums.add(&logits(&base)?, &logits(&steered)?, next);
+                let steered = logits(candidate, &steered_rows)?;
+                sums.add(&logits(base, &base_rows)?, &steered, next);
             }
             self.tokens.push(rows.len() as f64);
             self.base_nll.push(sums.base_nll);

@@ -8,14 +8,14 @@ use sims_judge::template::request_text;
 use sims_judge::{JudgeInputs, JudgeParams, open};
 use sims_model::language_model::set_threads;
 use sims_model::{DeviceChoice, LanguageModel, LoadOptions, memory, numerics_class};
-use sims_sample::{BASE_POLICY, encode_prompts};
+use sims_sample::{BASE_POLICY, encode_prompts, open_adapter};
 use sims_stage::{BadInput, Numerics, Role, Stage, StageIo};
 use sims_stats::split::held_out_by_group;
 use sims_steering::Steering;
 
 use crate::answers::{Answers, at, base_answers, content};
 use crate::back_off::{Outcome, Setting, grid, runs, search};
-use crate::evaluation::{Cost, Evaluation, Policy, Side};
+use crate::evaluation::{Adapted, Cost, Evaluation, Policy, Side};
 use crate::neutral::NeutralText;
 use crate::params::LayerSearch;
 use crate::report::{Metrics, text_scores, win_scores};
@@ -35,7 +35,8 @@ impl Stage for SteerEval {
         "Evaluates a steering against the base model and decides whether to accept it";
     const EXAMPLES: &'static str = "Examples:
   sims-steer-eval --prompts validation.parquet --model data/tiny --steering steering.safetensors --out evaluated
-  sims-steer-eval --prompts eval.parquet --model data/tiny --steering accepted.safetensors --gate none --out test";
+  sims-steer-eval --prompts eval.parquet --model data/tiny --steering accepted.safetensors --gate none --out test
+  sims-steer-eval --prompts eval.parquet --model data/tiny --adapter adapter.safetensors --gate none --out tuned";
     const BEHAVIOUR: u32 = 5;
     const NUMERICS: Numerics = Numerics::Model(numerics_class);
     type Params = SteerEvalParams;
@@ -52,7 +53,16 @@ impl Stage for SteerEval {
                 "model",
                 "The model, which is also the judge unless another is chosen",
             ),
-            Role::required("steering", "steering@1", "The candidate"),
+            Role::optional(
+                "steering",
+                "steering@1",
+                "The candidate; none only where an adapter is",
+            ),
+            Role::optional(
+                "adapter",
+                "adapter@1",
+                "Low-rank changes of the candidate's weights, for gate none: they have no strength to back off to",
+            ),
             Role::optional(
                 "incumbent",
                 "steering@1",
@@ -106,7 +116,18 @@ impl Stage for SteerEval {
             .map_err(bad_input)?;
         let model = load_model(params, io)?;
         let digest = ModelManifest::of_dir(io.input("model")?)?.digest;
-        let candidate = load_steering(io.input("steering")?, &digest)?;
+        let adapted = load_adapted(params, io, &digest)?;
+        let candidate = match (io.optional_input("steering"), &adapted) {
+            (Some(path), _) => load_steering(path, &digest)?,
+            (None, Some(adapted)) => {
+                let config = adapted.model.decoder().config();
+                Steering::identity(digest, config.hidden_size, config.num_hidden_layers)
+            }
+            (None, None) => {
+                let message = "there is no candidate: give a steering, an adapter or both";
+                return Err(BadInput::new(message).into());
+            }
+        };
         let incumbent = match io.optional_input("incumbent") {
             Some(path) => {
                 Some(load_steering(path, &digest)?).filter(|steering| !steering.is_identity())
@@ -114,7 +135,8 @@ impl Stage for SteerEval {
             None => None,
         };
         let finished = {
-            let (evaluation, base) = prepare(params, io, &model, &digest, &prompts)?;
+            let models = (&model, adapted.as_ref());
+            let (evaluation, base) = prepare(params, io, models, &digest, &prompts)?;
             decide(evaluation, base, &candidate, incumbent)?
         };
         write(finished, io)
@@ -137,12 +159,38 @@ struct Finished {
 
 fn load_model(params: &SteerEvalParams, io: &StageIo) -> anyhow::Result<LanguageModel> {
     set_threads(io.threads()).ok(); // Fails only where threads run already; results do not depend on them.
+    let options = load_options(params, io)?;
+    Ok(LanguageModel::load(io.input("model")?, &options).map_err(bad_input)?)
+}
+
+fn load_options(params: &SteerEvalParams, io: &StageIo) -> anyhow::Result<LoadOptions> {
     let device: DeviceChoice = io.device().parse().map_err(bad_input)?;
-    let options = LoadOptions {
+    Ok(LoadOptions {
         devices: device.open().map_err(bad_input)?,
         dtype: params.dtype.to_string().parse().map_err(bad_input)?,
+    })
+}
+
+/// Opens the model once more with the adapter merged, if one was given.
+fn load_adapted(
+    params: &SteerEvalParams,
+    io: &StageIo,
+    digest: &Digest,
+) -> anyhow::Result<Option<Adapted>> {
+    let Some(path) = io.optional_input("adapter") else {
+        return Ok(None);
     };
-    Ok(LanguageModel::load(io.input("model")?, &options).map_err(bad_input)?)
+    if params.gate != Gate::None {
+        let message = "an adapter has no strength that a gate could back off to: give gate none";
+        return Err(BadInput::new(message).into());
+    }
+    let (adapter, name) = open_adapter(path, digest)?;
+    let options = load_options(params, io)?;
+    let model = LanguageModel::load_adapted(io.input("model")?, &options, Some(&adapter));
+    Ok(Some(Adapted {
+        model: model.map_err(bad_input)?,
+        name,
+    }))
 }
 
 fn load_steering(path: &Path, model: &Digest) -> anyhow::Result<Steering> {
@@ -155,7 +203,7 @@ fn load_steering(path: &Path, model: &Digest) -> anyhow::Result<Steering> {
 fn prepare<'a>(
     params: &'a SteerEvalParams,
     io: &'a StageIo,
-    model: &'a LanguageModel,
+    (model, adapted): (&'a LanguageModel, Option<&'a Adapted>),
     digest: &'a Digest,
     prompts: &[PromptRow],
 ) -> anyhow::Result<(Evaluation<'a>, Answers)> {
@@ -190,6 +238,7 @@ fn prepare<'a>(
         params,
         io,
         model,
+        adapted,
         judge: open(&judge, &inputs).map_err(bad_input)?,
         second_judge: second
             .map(|second| open(&second, &inputs))
@@ -259,7 +308,7 @@ fn measure(
     let all: Vec<usize> = (0..evaluation.prompts.len()).collect();
     check_base(&base, &all)?;
     let policy = Policy {
-        name: name(candidate)?,
+        name: evaluation.candidate_name(candidate, name(candidate)?),
         steering: candidate.clone(),
     };
     let mut assessment = assess(evaluation, policy, Side::Candidate, all.clone(), &base)?;

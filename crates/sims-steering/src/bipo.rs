@@ -190,7 +190,7 @@ fn both_ways(
 }
 
 /// Returns `−log σ(x)`.
-fn loss_of(x: f64) -> f64 {
+pub(crate) fn loss_of(x: f64) -> f64 {
     (-x).max(0.0) + (-x.abs()).exp().ln_1p()
 }
 
@@ -206,15 +206,15 @@ pub fn times(vectors: &[Vec<f32>], factor: f64) -> Vec<Vec<f32>> {
 }
 
 /// Linear up to the peak, then half a cosine down to 0.
-struct Schedule {
-    peak: f64,
-    warmup: usize,
-    steps: usize,
+pub(crate) struct Schedule {
+    pub(crate) peak: f64,
+    pub(crate) warmup: usize,
+    pub(crate) steps: usize,
 }
 
 impl Schedule {
     /// Returns the rate of a step, counted from 0; the first moves, unlike that of transformers' schedule.
-    fn learning_rate(&self, step: usize) -> f64 {
+    pub(crate) fn learning_rate(&self, step: usize) -> f64 {
         if step < self.warmup {
             return self.peak * (step + 1) as f64 / self.warmup as f64;
         }

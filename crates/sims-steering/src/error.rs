@@ -195,6 +195,19 @@ pub enum FitError {
         /// Epochs run.
         epochs: usize,
     },
+    /// Fine-tuning did not lower the held-out loss.
+    #[error(
+        "{epochs} epochs bring the held-out loss to {loss:.4}, not below the {without:.4} of the model itself: the \
+         pairs teach no preference that holds on other prompts; try another learning-rate, or more pairs"
+    )]
+    NoFineTuning {
+        /// Lowest held-out loss.
+        loss: f64,
+        /// Loss of the model itself.
+        without: f64,
+        /// Epochs run.
+        epochs: usize,
+    },
     /// The incumbent does something that no derivative is known of.
     #[error(
         "at layer {layer} the incumbent does more than add a vector, which training cannot look through; \

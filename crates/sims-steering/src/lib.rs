@@ -5,9 +5,12 @@
 //! knows of the engine. The operators are in [`operator`] and [`householder`]; what they are fitted with is
 //! in [`mean_difference`], [`probe`], [`hpr`] and, through the model, [`bipo`], their control in [`random_direction`], and [`layer_selection`] says which layers to steer.
 //!
+//! [`dpo`] trains what steering is compared with: an adapter of the weights, which [`AdapterFile`] stores.
+//!
 //! Everything is computed row by row in a fixed order, so results depend neither on batches nor on threads.
 
 mod adamw;
+mod adapter_file;
 pub mod affine_transport;
 pub mod angle_net;
 pub mod bipo;
@@ -16,6 +19,7 @@ pub mod condition;
 pub mod condition_fit;
 mod dense;
 mod device;
+pub mod dpo;
 mod error;
 mod fit_summary;
 mod gate;
@@ -29,6 +33,7 @@ pub mod linear_transport;
 pub mod mean_difference;
 pub mod moments;
 pub mod operator;
+mod pair_batch;
 pub mod paired_states;
 pub mod preference;
 pub mod principal_direction;
@@ -41,6 +46,7 @@ mod steering;
 mod steering_file;
 mod symmetric_eigen;
 
+pub use adapter_file::{AdapterError, AdapterFile, FineTuning, initial_adapter};
 pub use affine_transport::AffineTransport;
 pub use composition::shift_factor;
 pub use condition::{Condition, ConditionBlock};

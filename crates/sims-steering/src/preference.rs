@@ -6,13 +6,13 @@
 //! `[tokens, hidden]`. Pairs are computed one by one, so that nothing depends on a batch or on threads.
 
 use crate::FitError;
+use crate::pair_batch::PairBatch;
 use crate::real::norm;
 use crate::steering::Steering;
 use crate::{Edit, Operator, SteeringError};
-use candle_core::{D, DType, Device, Tensor, Var};
-use candle_nn::ops::log_softmax;
+use candle_core::{D, Device, Tensor, Var};
 use rayon::prelude::*;
-use sims_model::{Batch, Decoder, ModelError, TracedDecoder};
+use sims_model::{Decoder, ModelError, TracedDecoder};
 use std::collections::BTreeMap;
 
 /// A prompt with a response that is preferred to another one, in token ids as they were sampled.
@@ -50,18 +50,13 @@ pub struct PreferenceOdds<'a> {
 
 /// A pair, and what of it does not depend on the vectors.
 pub struct PreparedPair {
-    batch: Batch,
+    laid_out: PairBatch,
     /// Output of the lowest vector's block, `[rows, hidden]`, incumbent included.
     states: Tensor,
     /// `[rows, 1]`: 1 where a vector is added.
     edited: Tensor,
     /// `[rows, 1]`: 1 where a steering is applied.
     steered: Tensor,
-    /// `[predictions]`: the row that predicts each token of the chosen response, then of the rejected one.
-    predicting: Tensor,
-    /// `[predictions, 1]`: those tokens.
-    predicted: Tensor,
-    chosen: usize,
     reference: [f64; 2],
     /// By vector: what the states are like there.
     figures: Vec<StateFigures>,
@@ -236,23 +231,11 @@ impl<'a> PreferenceOdds<'a> {
             .collect::<Result<_, ModelError>>()?)
     }
 
-    /// Lays out the prompt, and both responses that continue it without their last token.
+    /// Lays out the pair and runs it without the vectors.
     fn run_unsteered(&self, pair: &Preference) -> Result<PreparedPair, ModelError> {
         let prompt = pair.prompt.len();
-        let mut batch = Batch::default();
-        batch.push(&pair.prompt, Vec::new(), 0, 0);
-        let (mut predicting, mut predicted) = (Vec::new(), Vec::new());
-        for response in [&pair.chosen, &pair.rejected] {
-            let start = batch.tokens.len();
-            let inputs = &response[..response.len().saturating_sub(1)];
-            if !inputs.is_empty() {
-                batch.push(inputs, std::iter::once(0..prompt).collect(), start, 0);
-            }
-            let rows = std::iter::once(prompt.saturating_sub(1)).chain(start..batch.tokens.len());
-            predicting.extend(rows.map(|row| row as u32));
-            predicted.extend_from_slice(response);
-        }
-        let rows = batch.tokens.len();
+        let laid_out = PairBatch::new(pair)?;
+        let rows = laid_out.batch.tokens.len();
         let column = |from: usize| {
             let values: Vec<f32> = (0..rows).map(|row| f32::from(row >= from)).collect();
             Tensor::from_vec(values, (rows, 1), &Device::Cpu)
@@ -262,15 +245,11 @@ impl<'a> PreferenceOdds<'a> {
             EditedPositions::All => column(0)?,
             EditedPositions::FromPromptEnd => steered.clone(),
         };
-        let count = predicted.len();
         let mut prepared = PreparedPair {
-            states: self.traced.embed(&batch)?,
-            batch,
+            states: self.traced.embed(&laid_out.batch)?,
+            laid_out,
             edited,
             steered,
-            predicting: Tensor::from_vec(predicting, count, &Device::Cpu)?,
-            predicted: Tensor::from_vec(predicted, (count, 1), &Device::Cpu)?,
-            chosen: pair.chosen.len(),
             reference: [0.0; 2],
             figures: Vec::new(),
         };
@@ -285,7 +264,7 @@ impl<'a> PreferenceOdds<'a> {
             }
         }
         hidden = self.advance(&prepared, &hidden, next, self.num_hidden_layers)?;
-        let [chosen, rejected] = self.sums(&prepared, &hidden)?;
+        let [chosen, rejected] = prepared.laid_out.log_probabilities(&self.traced, &hidden)?;
         prepared.reference = [chosen.to_scalar()?, rejected.to_scalar()?];
         Ok(prepared)
     }
@@ -306,7 +285,7 @@ impl<'a> PreferenceOdds<'a> {
             hidden = (hidden + pair.edited.matmul(vector)?)?;
         }
         hidden = self.advance(pair, &hidden, next, self.num_hidden_layers)?;
-        self.sums(pair, &hidden)
+        pair.laid_out.log_probabilities(&self.traced, &hidden)
     }
 
     /// Runs the blocks from `start` up to `end`, the incumbent after each that it steers.
@@ -320,23 +299,13 @@ impl<'a> PreferenceOdds<'a> {
         let mut hidden = hidden.clone();
         let mut next = start;
         for (&layer, shift) in self.incumbent.range(start..end) {
-            hidden = self.traced.blocks(&pair.batch, &hidden, next..layer + 1)?;
+            hidden = self
+                .traced
+                .blocks(&pair.laid_out.batch, &hidden, next..layer + 1)?;
             hidden = (hidden + pair.steered.matmul(shift)?)?;
             next = layer + 1;
         }
-        self.traced.blocks(&pair.batch, &hidden, next..end)
-    }
-
-    /// Sums the log-probabilities of both responses' tokens, in f64.
-    fn sums(&self, pair: &PreparedPair, hidden: &Tensor) -> Result<[Tensor; 2], ModelError> {
-        let rows = hidden.index_select(&pair.predicting, 0)?;
-        let logits = self.traced.logits(&rows)?.to_dtype(DType::F64)?;
-        let found = log_softmax(&logits, D::Minus1)?.gather(&pair.predicted, 1)?;
-        let rejected = found.dim(0)? - pair.chosen;
-        Ok([
-            found.narrow(0, 0, pair.chosen)?.sum_all()?,
-            found.narrow(0, pair.chosen, rejected)?.sum_all()?,
-        ])
+        self.traced.blocks(&pair.laid_out.batch, &hidden, next..end)
     }
 }
 
@@ -360,8 +329,10 @@ fn row(vector: &[f32]) -> Result<Tensor, ModelError> {
 }
 
 fn figures(pair: &PreparedPair, hidden: &Tensor) -> Result<StateFigures, ModelError> {
-    let rows: Vec<Vec<f32>> = hidden.index_select(&pair.predicting, 0)?.to_vec2()?;
-    let (chosen, rejected) = rows.split_at(pair.chosen);
+    let rows: Vec<Vec<f32>> = hidden
+        .index_select(&pair.laid_out.predicting, 0)?
+        .to_vec2()?;
+    let (chosen, rejected) = rows.split_at(pair.laid_out.chosen);
     let width = hidden.dim(D::Minus1)?;
     let mean = |rows: &[Vec<f32>]| {
         let mut mean = vec![0.0; width];

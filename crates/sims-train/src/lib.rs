@@ -6,6 +6,7 @@
 
 mod compose;
 mod error;
+mod pairs;
 mod params;
 mod report;
 mod stage;
@@ -13,6 +14,7 @@ mod trial;
 
 pub use compose::{Composed, compose};
 pub use error::TrainError;
+pub use pairs::SplitPairs;
 pub use params::{Edited, Labels, Relation, TrainParams};
 pub use stage::Train;
 pub use trial::{Figures, LayerFigures, Trial};

@@ -1,7 +1,7 @@
 //! What a training learns from, and how its result does on held-out prompts.
 
-use crate::TrainError;
-use crate::params::{Labels, TrainParams};
+use crate::params::TrainParams;
+use crate::{SplitPairs, TrainError};
 use rayon::prelude::*;
 use sims_extract::sequence::PlannedPair;
 use sims_stats::Interval;
@@ -9,8 +9,7 @@ use sims_steering::bipo::{Trained, times};
 use sims_steering::paired_states::shuffled_labels;
 use sims_steering::preference::{Preference, PreferenceOdds, PreparedPair};
 use sims_steering::separation::Scores;
-use sims_steering::{FitError, PromptSplit, Signal};
-use std::collections::BTreeMap;
+use sims_steering::{FitError, Signal};
 
 /// Prepared pairs, split by prompt.
 pub struct Trial {
@@ -77,43 +76,21 @@ impl Trial {
         params: &TrainParams,
         progress: &(dyn Fn() + Sync),
     ) -> Result<Self, TrainError> {
-        let planned: Vec<&PlannedPair> =
-            planned.iter().filter(|pair| !pair.is_identical()).collect();
-        let exchanged = match params.labels {
-            Labels::Ranked => vec![false; planned.len()],
-            Labels::Shuffled => {
-                let ids = planned.iter().map(|pair| pair.pair_id.as_str());
-                shuffled_labels(ids, params.seed, "labels")
-            }
-        };
-        let mut numbers: BTreeMap<&str, u32> = BTreeMap::new();
-        let mut prompt_ids = Vec::new();
-        let mut prompts = Vec::with_capacity(planned.len());
-        for pair in &planned {
-            let number = *numbers.entry(&pair.prompt_id).or_insert_with(|| {
-                prompt_ids.push(pair.prompt_id.as_str());
-                prompt_ids.len() as u32 - 1
-            });
-            prompts.push(number);
-        }
-        let split = PromptSplit::new(&prompt_ids, params.held_out, params.seed)?;
-        let (fit, held_out) = split.rows(&prompts);
-        let prepare = |rows: &[usize]| -> Result<Vec<PreparedPair>, FitError> {
-            let prepare = |&row: &usize| {
-                let prepared = odds.prepare(&preference(planned[row], exchanged[row]));
+        let split = SplitPairs::new(planned, params.labels, params.held_out, params.seed)?;
+        let prepare = |pairs: &[Preference]| -> Result<Vec<PreparedPair>, FitError> {
+            let prepare = |pair: &Preference| {
+                let prepared = odds.prepare(pair);
                 progress();
                 prepared
             };
-            rows.par_iter().map(prepare).collect()
+            pairs.par_iter().map(prepare).collect()
         };
+        let ids = split.held_out.iter().map(|pair| pair.pair_id.clone());
         Ok(Self {
-            fit: prepare(&fit)?,
-            held_out: prepare(&held_out)?,
-            held_out_ids: held_out
-                .iter()
-                .map(|&row| (planned[row].pair_id.clone(), prompts[row]))
-                .collect(),
-            counts: split.counts(),
+            fit: prepare(&split.fit)?,
+            held_out: prepare(&split.held_out)?,
+            held_out_ids: ids.zip(split.held_out_prompts).collect(),
+            counts: split.prompts,
         })
     }
 
@@ -196,24 +173,5 @@ impl Trial {
             }
         }
         average
-    }
-}
-
-/// Takes a planned pair's prompt and responses, exchanged for the control.
-fn preference(pair: &PlannedPair, exchanged: bool) -> Preference {
-    let response = |tokens: &[u32]| tokens[pair.prompt_tokens..].to_vec();
-    let mut responses = [
-        response(&pair.chosen.tokens),
-        response(&pair.rejected.tokens),
-    ];
-    if exchanged {
-        responses.reverse();
-    }
-    let [chosen, rejected] = responses;
-    Preference {
-        pair_id: pair.pair_id.clone(),
-        prompt: pair.chosen.tokens[..pair.prompt_tokens].to_vec(),
-        chosen,
-        rejected,
     }
 }

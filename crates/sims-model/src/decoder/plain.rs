@@ -21,6 +21,7 @@ use blocks::Blocks;
 mod blocks;
 mod traced;
 
+use traced::LowRankChange;
 pub use traced::TracedDecoder;
 pub(super) use traced::untraceable;
 
@@ -43,12 +44,16 @@ struct Place {
 }
 
 /// A linear layer with its bias `[out_features]`.
+#[derive(Clone)]
 struct Linear {
     weight: Weight,
     bias: Option<Tensor>,
+    /// What a traced pass adds to some of the outputs.
+    changes: Vec<LowRankChange>,
 }
 
 /// The weights of a linear layer.
+#[derive(Clone)]
 enum Weight {
     /// `[in_features, out_features]`.
     Dense(Tensor),
@@ -120,6 +125,7 @@ impl Form for Place {
         Ok(Linear {
             weight: Weight::Dense(weight.t()?),
             bias,
+            changes: Vec::new(),
         })
     }
 
@@ -140,6 +146,7 @@ impl Form for Place {
         Ok(Linear {
             weight: Weight::Blocks(Blocks::new(&layer, &self.device, self.dtype)?),
             bias,
+            changes: Vec::new(),
         })
     }
 
@@ -158,10 +165,13 @@ impl Place {
 impl Linear {
     /// `x`: `[rows, in_features]`; returns `[rows, out_features]`.
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let product = match &self.weight {
+        let mut product = match &self.weight {
             Weight::Dense(weight) => x.matmul(weight)?,
             Weight::Blocks(blocks) => blocks.forward(x)?,
         };
+        for change in &self.changes {
+            product = change.add_to(x, product)?;
+        }
         Ok(match &self.bias {
             Some(bias) => product.broadcast_add(bias)?,
             None => product,

@@ -1,5 +1,6 @@
 //! The sample stage as a program, on a model with random weights.
 
+mod adapter;
 mod broken;
 mod pilot;
 

@@ -9,6 +9,7 @@ use crate::Result;
 use crate::ops::quantized::{QuantizedLinear, RowOrder};
 
 /// Matrices over the same inputs, whose outputs follow one another.
+#[derive(Clone)]
 pub(super) struct Blocks {
     parts: Vec<QMatMul>,
     device: Device,

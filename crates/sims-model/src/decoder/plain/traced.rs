@@ -1,14 +1,17 @@
-//! The forward pass in a form that candle can differentiate by what is added to the residual stream.
+//! The forward pass in a form that candle can differentiate by what is added to the residual stream or to weights.
 //!
 //! The weights are constants, so the graph begins where a caller adds a variable: blocks before that cost no
 //! more than without. Keys and values are rows of the batch itself, since writes to a cache are not traced.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use candle_core::{D, Tensor};
 use candle_nn::ops::softmax;
 
-use super::{Network, Plan, rms_norm, scaled};
+use super::{Block, Network, Plan, rms_norm, scaled};
+use crate::adapter::{Fused, LinearLayer, Module, fault};
+use crate::weights::MlpWeights;
 use crate::{Batch, ModelError, Result};
 
 /// A decoder's forward pass in parts, each of candle's operations that have a derivative; for every family.
@@ -16,14 +19,72 @@ use crate::{Batch, ModelError, Result};
 /// Rows of a batch attend rows of the same batch: every segment's slots are its rows.
 pub struct TracedDecoder<'a> {
     network: &'a Network,
+    blocks: Cow<'a, [Block]>,
+}
+
+/// What is added to some outputs of a linear layer: `scale · (x · Aᵀ) · Bᵀ`.
+#[derive(Clone)]
+pub(super) struct LowRankChange {
+    scale: f64,
+    first_output: usize,
+    /// `[in_features, rank]`.
+    a: Tensor,
+    /// `[rank, outputs]`.
+    b: Tensor,
+}
+
+impl LowRankChange {
+    /// `x`: `[rows, in_features]`; `product`: `[rows, out_features]`.
+    pub(super) fn add_to(&self, x: &Tensor, product: Tensor) -> Result<Tensor> {
+        let change = (x.matmul(&self.a)?.matmul(&self.b)? * self.scale)?;
+        let (width, outputs) = (product.dim(1)?, change.dim(1)?);
+        let after = width - self.first_output - outputs;
+        Ok((product + change.pad_with_zeros(1, self.first_output, after)?)?)
+    }
 }
 
 impl<'a> TracedDecoder<'a> {
     pub(in crate::decoder) fn new(network: &'a Network) -> Result<Self> {
         match network.places[0].kernels {
-            None => Ok(Self { network }),
+            None => Ok(Self {
+                network,
+                blocks: Cow::Borrowed(&network.weights.blocks),
+            }),
             Some(_) => Err(untraceable()),
         }
+    }
+
+    /// Returns the same pass with low-rank changes of linear layers, not merged: each adds `scale · (x · Aᵀ) · Bᵀ`.
+    ///
+    /// `changes`: the layer, A `[rank, in_features]` and B `[out_features, rank]`, f32 on the CPU; weights stay shared.
+    ///
+    /// # Errors
+    /// [`ModelError::Adapter`] for a layer that the model does not have; shapes show in [`blocks`](Self::blocks).
+    pub fn adapted(&self, scale: f64, changes: &[(&Module, Tensor, Tensor)]) -> Result<Self> {
+        let mut blocks = self.blocks.to_vec();
+        for (module, a, b) in changes {
+            let linear = LinearLayer::of(&self.network.config, module)?;
+            let block = &mut blocks[module.layer];
+            let place = match (linear.fused, &mut block.mlp) {
+                (Fused::Qkv, _) => &mut block.qkv_proj,
+                (Fused::Output, _) => &mut block.o_proj,
+                (Fused::GateUp, MlpWeights::Dense(mlp)) => &mut mlp.gate_up_proj,
+                (Fused::Down, MlpWeights::Dense(mlp)) => &mut mlp.down_proj,
+                (_, MlpWeights::Experts { .. }) => {
+                    return Err(fault(module, "the layer has experts".to_owned()));
+                }
+            };
+            place.changes.push(LowRankChange {
+                scale,
+                first_output: linear.first_output,
+                a: a.t()?,
+                b: b.t()?,
+            });
+        }
+        Ok(Self {
+            network: self.network,
+            blocks: Cow::Owned(blocks),
+        })
     }
 
     /// Returns the input of block 0, `[rows, hidden_size]`.
@@ -46,7 +107,7 @@ impl<'a> TracedDecoder<'a> {
     pub fn blocks(&self, batch: &Batch, hidden: &Tensor, layers: Range<usize>) -> Result<Tensor> {
         self.check(batch)?;
         let network = self.network;
-        let Some(blocks) = network.weights.blocks.get(layers.clone()) else {
+        let Some(blocks) = self.blocks.get(layers.clone()) else {
             let message = format!(
                 "{layers:?} are not among the model's {} layers",
                 network.config.num_hidden_layers
