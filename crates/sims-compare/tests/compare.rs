@@ -182,7 +182,7 @@ fn what_cannot_be_compared_is_named() {
     );
     let message = runs.refused(&["a", "rolled-back"]);
     assert!(
-        message.contains("rolled-back: no round was accepted; give --round N"),
+        message.contains("rolled-back: no round was accepted; give --round last"),
         "{message}"
     );
     let message = runs.refused(&["a", "a", "--metric", "judged"]);
