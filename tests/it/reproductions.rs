@@ -19,7 +19,7 @@ once:
   alpaca-base: {with: {max-new-tokens: 12}}
   arena-base: {with: {max-new-tokens: 12}}
 round:
-  sample: {samples: 4, shard-size: 48, max-new-tokens: 12}
+  sample: {samples: 4, shard-size: 110, max-new-tokens: 12}
   judge: {meets: 3, controls: 0, min-coverage: 0}
   contrast:
     min-content-tokens: 1
@@ -37,6 +37,7 @@ round:
     min-yield: 0
   fit: {allow-low-signal: true, top-k: 2}
   steer-eval: {with: {draws: 1, shard-size: 24, max-new-tokens: 12, resamples: 200, min-coverage: 0}}
+  guard: {on-signal: observe}
   alpaca: {with: {max-new-tokens: 12}}
   arena: {with: {max-new-tokens: 12}}
 ";
@@ -45,11 +46,11 @@ round:
 fn answers(pipeline: &str, method: &str, model_type: &str) -> Vec<Vec<ResponseRow>> {
     let workspace = Workspace::new();
     random_model(workspace.path(), model_type);
-    let all = prompts(320);
+    let all = prompts(400);
     let folder = workspace.path().join("p");
     std::fs::create_dir(&folder).expect("the workspace is empty");
     let mut rest = all.as_slice();
-    for (name, count) in [("train", 144), ("dev", 24), ("alpaca", 10), ("arena", 6), ("neutral", 12)] {
+    for (name, count) in [("train", 330), ("dev", 24), ("alpaca", 10), ("arena", 6), ("neutral", 12)] {
         let (rows, more): (&[PromptRow], _) = rest.split_at(count);
         rest = more;
         write_table(&folder.join(format!("{name}.parquet")), rows).expect("the folder is writable");
