@@ -33,7 +33,7 @@ pub struct ChoicesArgs {
     /// Also print every question's scores (as JSON)
     #[arg(long, requires = "json")]
     pub details: bool,
-    /// Where to compute: auto, cpu or cuda[:N[,M]]
+    /// Where to compute: auto, cpu, cuda or cuda:N,M
     #[arg(long, default_value = "auto")]
     pub device: String,
     /// Worker threads; 0 for every core

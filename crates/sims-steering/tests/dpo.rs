@@ -251,14 +251,11 @@ fn a_merged_adapter_is_the_one_beside_the_weights() {
         let pairs: Vec<&ReferencedPair> = pairs.iter().collect();
         let ratios = beside.log_ratios(&pairs, &adapter).unwrap();
         for ((pair, ratios), other) in pairs.iter().zip(ratios).zip(prepared(&merged, &case)) {
-            for class in 0..2 {
-                let found = pair.reference()[class] + ratios[class];
-                let error = (found - other.reference()[class]).abs();
-                assert!(
-                    error < 1e-3,
-                    "{name}: {found}, not {}",
-                    other.reference()[class]
-                );
+            let classes = pair.reference().into_iter().zip(ratios);
+            for ((reference, ratio), merged) in classes.zip(other.reference()) {
+                let found = reference + ratio;
+                let error = (found - merged).abs();
+                assert!(error < 1e-3, "{name}: {found}, not {merged}");
             }
         }
     }
