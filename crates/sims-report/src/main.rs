@@ -8,12 +8,10 @@ use anyhow::Context;
 use clap::Parser;
 use sims_artifact::atomic_file::write_atomically;
 use sims_pipeline::pipeline::{Pipeline, axis_and_choice, workspace_of};
+use sims_report::metrics::Figure;
 use sims_report::parts::Parts;
 use sims_report::run::Run;
-use sims_report::metrics::Figure;
-use sims_report::{
-    ReportError, chart, curve, html, markdown, metrics, run_folder, seeds, table,
-};
+use sims_report::{ReportError, chart, curve, html, markdown, metrics, run_folder, seeds, table};
 
 /// Show the metrics of a run, round by round
 #[derive(Parser)]
@@ -176,7 +174,8 @@ fn report(arguments: &Arguments) -> anyhow::Result<()> {
         let mut found = Vec::new();
         let runs = locate(target, arguments)?;
         for run in &runs {
-            let files = match run_folder::metrics_files(&run.folder, &target.display().to_string()) {
+            let files = match run_folder::metrics_files(&run.folder, &target.display().to_string())
+            {
                 // Of many runs some may not have begun.
                 Err(ReportError::NothingFinished { .. }) if runs.len() > 1 => {
                     writeln!(std::io::stderr(), "{}: no finished round yet", run.title)?;

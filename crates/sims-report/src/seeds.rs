@@ -14,8 +14,17 @@ pub fn mean_over_seeds(runs: &[&[Figure]]) -> Result<Vec<Figure>, ReportError> {
     let mut means: Vec<Figure> = Vec::new();
     for figure in runs.iter().flat_map(|figures| figures.iter()) {
         let same = |other: &&Figure| {
-            (other.round, &other.node, &other.metric, &other.baseline)
-                == (figure.round, &figure.node, &figure.metric, &figure.baseline)
+            (
+                other.round,
+                &other.node,
+                &other.metric,
+                kind(&other.baseline),
+            ) == (
+                figure.round,
+                &figure.node,
+                &figure.metric,
+                kind(&figure.baseline),
+            )
         };
         if means.iter().any(|mean| same(&mean)) {
             continue;
@@ -41,11 +50,17 @@ pub fn mean_over_seeds(runs: &[&[Figure]]) -> Result<Vec<Figure>, ReportError> {
                 "mean over {} seeds, Student's t; standard deviation between them {:.4}",
                 over.seeds, over.between_seeds
             ),
+            baseline: kind(&figure.baseline).to_owned(),
             ..figure.clone()
         });
     }
     means.sort_by_key(|mean| mean.round);
     Ok(means)
+}
+
+/// A policy's name without its digest, which is another with every seed: `steered`.
+fn kind(policy: &str) -> &str {
+    policy.split_once('-').map_or(policy, |(kind, _)| kind)
 }
 
 #[cfg(test)]
@@ -82,5 +97,21 @@ mod tests {
         // t(2, .975) = 4.3027, and the standard error is 0.1 / sqrt 3.
         assert!((means[0].ci_high.unwrap() - 0.6 - 4.302_652_73 * 0.1 / 3f64.sqrt()).abs() < 1e-6);
         assert_eq!((found[1].0, found[1].1, found[1].2), (2, 2, 0.7));
+    }
+
+    #[test]
+    fn steered_baselines_are_one_kind_whatever_their_digest() {
+        let against = |digest: &str, value| Figure {
+            baseline: format!("steered-{digest}"),
+            ..figure("gold", 1, value)
+        };
+        let runs = [vec![against("1a", 0.4)], vec![against("2b", 0.6)]];
+        let runs: Vec<&[Figure]> = runs.iter().map(Vec::as_slice).collect();
+        let means = mean_over_seeds(&runs).unwrap();
+        assert_eq!(means.len(), 1);
+        assert_eq!(
+            (means[0].baseline.as_str(), means[0].value),
+            ("steered", 0.5)
+        );
     }
 }
