@@ -50,7 +50,13 @@ fn answers(pipeline: &str, method: &str, model_type: &str) -> Vec<Vec<ResponseRo
     let folder = workspace.path().join("p");
     std::fs::create_dir(&folder).expect("the workspace is empty");
     let mut rest = all.as_slice();
-    for (name, count) in [("train", 330), ("dev", 24), ("alpaca", 10), ("arena", 6), ("neutral", 12)] {
+    for (name, count) in [
+        ("train", 330),
+        ("dev", 24),
+        ("alpaca", 10),
+        ("arena", 6),
+        ("neutral", 12),
+    ] {
         let (rows, more): (&[PromptRow], _) = rest.split_at(count);
         rest = more;
         write_table(&folder.join(format!("{name}.parquet")), rows).expect("the folder is writable");
@@ -65,7 +71,12 @@ fn answers(pipeline: &str, method: &str, model_type: &str) -> Vec<Vec<ResponseRo
     assert_eq!(report["failed"], 0, "{report}");
 
     let run = workspace.path().join(format!("runs/small-{method}"));
-    let folders = ["once/alpaca-base", "round-1/alpaca", "round-2/alpaca", "round-3/alpaca"];
+    let folders = [
+        "once/alpaca-base",
+        "round-1/alpaca",
+        "round-2/alpaca",
+        "round-3/alpaca",
+    ];
     let read = |name| read_table(&run.join(name).join("responses.parquet"));
     folders
         .map(read)

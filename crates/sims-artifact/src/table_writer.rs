@@ -42,7 +42,10 @@ pub fn write_columns(path: &Path, batch: &RecordBatch) -> Result<(), ArtifactErr
     let mut writer = ArrowWriter::try_new(file, batch.schema(), Some(pinned().build()))
         .map_err(|e| write_error(path, &e))?;
     writer.write(batch).map_err(|e| write_error(path, &e))?;
-    writer.into_inner().map_err(|e| write_error(path, &e))?.publish()
+    writer
+        .into_inner()
+        .map_err(|e| write_error(path, &e))?
+        .publish()
 }
 
 /// The settings that decide the bytes.

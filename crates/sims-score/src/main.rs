@@ -8,8 +8,8 @@ use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use sims_choices::command::ChoicesArgs;
 use commands::{alpaca, alpaca_outputs, arena_hard};
+use sims_choices::command::ChoicesArgs;
 
 const EXAMPLES: &str = "\
 Examples:

@@ -7,8 +7,8 @@ use sims_stats::agreement::cohen_kappa_of_table;
 use sims_stats::correlation::{pearson, spearman};
 use sims_stats::mcnemar::{Discordance, TestResult};
 use sims_stats::permutation::sign_flip_p_value;
-use sims_stats::student_t::{mean_interval, student_t_cdf, student_t_quantile};
 use sims_stats::proportion::{sign_test, wilson};
+use sims_stats::student_t::{mean_interval, student_t_cdf, student_t_quantile};
 use sims_stats::{Bootstrap, StatsError};
 
 use crate::{close, number, numbers};
