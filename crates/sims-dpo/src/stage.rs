@@ -6,16 +6,15 @@ use crate::report;
 use rayon::prelude::*;
 use sims_artifact::{Digest, ModelManifest, read_prompts};
 use sims_extract::PositionSet;
-use sims_extract::sequence::{PlannedPair, Planner};
+use sims_extract::sequence::Planner;
+use sims_model::LanguageModel;
 use sims_model::gguf::is_gguf;
-use sims_model::language_model::set_threads;
-use sims_model::{Kernels, LanguageModel, LoadOptions};
-use sims_stage::{BadInput, Interrupted, Numerics, Role, Stage, StageIo};
+use sims_stage::{Interrupted, Numerics, Role, Stage, StageIo};
 use sims_steering::dpo::{AdaptedOdds, FineTuned, ReferencedPair, train};
 use sims_steering::preference::Preference;
 use sims_steering::separation::Scores;
 use sims_steering::{AdapterFile, FineTuning, FitError, initial_adapter};
-use sims_train::SplitPairs;
+use sims_train::{SplitPairs, bad_input, traced_model, warn_of_identical};
 use std::ops::ControlFlow;
 
 /// The fine-tuning stage.
@@ -26,7 +25,7 @@ impl Stage for Dpo {
     const ABOUT: &'static str =
         "Fine-tunes a low-rank adapter on preferences (LoRA, DPO): the baseline for steering";
     const EXAMPLES: &'static str = "Examples:
-  sims-dpo --pairs pairs.parquet --prompts train.parquet --model data/tiny --learning-rate 0.002 --out tuned
+  sims-dpo --pairs pairs.parquet --prompts train.parquet --model data/tiny --learning-rate 0.0004 --epochs 2 --out tuned
   sims-sample --prompts eval.parquet --model data/tiny --adapter tuned/adapter.safetensors --out answers";
     const BEHAVIOUR: u32 = 1;
     // Whatever the device, training is on the CPU.
@@ -52,12 +51,15 @@ impl Stage for Dpo {
         params.check().map_err(bad_input)?;
         let pairs = io.read("pairs")?;
         let prompts = read_prompts(io.input("prompts")?)?;
-        let model = load_model(io)?;
+        if is_gguf(io.input("model")?) {
+            return Err(bad_input(DpoError::Gguf).into());
+        }
+        let model = traced_model(io)?;
         let manifest = ModelManifest::of_dir(io.input("model")?)?.digest;
         let planned = Planner::new(&model, &prompts, PositionSet::Response, 1, params.seed)
             .plan(&pairs)
             .map_err(bad_input)?;
-        report_identical(&planned, io);
+        warn_of_identical(&planned, io);
         let job = Job {
             params,
             odds: AdaptedOdds::new(model.decoder()).map_err(classified)?,
@@ -210,42 +212,10 @@ impl Job<'_> {
     }
 }
 
-/// Opens the model with a decoder that candle can differentiate.
-fn load_model(io: &mut StageIo) -> anyhow::Result<LanguageModel> {
-    set_threads(io.threads()).map_err(bad_input)?;
-    if !matches!(io.device(), "auto" | "cpu") {
-        let device = io.device().to_owned();
-        io.warn(format!(
-            "training runs on the CPU, not on {device}: the kernels for devices have no derivatives"
-        ));
-    }
-    let model = io.input("model")?;
-    if is_gguf(model) {
-        return Err(bad_input(DpoError::Gguf).into());
-    }
-    let loaded = LanguageModel::load_with(model, &LoadOptions::default(), Kernels::Candle);
-    Ok(loaded.map_err(bad_input)?)
-}
-
-fn report_identical(planned: &[PlannedPair], io: &mut StageIo) {
-    let identical = planned.iter().filter(|pair| pair.is_identical()).count();
-    if identical > 0 {
-        io.warn(format!(
-            "{identical} of {} pairs have two identical responses and are left out",
-            planned.len()
-        ));
-    }
-}
-
 /// Tells the user's mistakes from failures of the training itself.
 fn classified(error: FitError) -> anyhow::Error {
     match error {
         FitError::Diverged { .. } => error.into(),
         error => bad_input(error).into(),
     }
-}
-
-/// Wraps what is wrong with the input, cause chain and all.
-fn bad_input<E: std::error::Error + Send + Sync + 'static>(error: E) -> BadInput {
-    BadInput::new(format!("{:#}", anyhow::Error::new(error)))
 }

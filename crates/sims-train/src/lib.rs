@@ -10,6 +10,7 @@ mod pairs;
 mod params;
 mod report;
 mod stage;
+mod traced_inputs;
 mod trial;
 
 pub use compose::{Composed, compose};
@@ -17,4 +18,5 @@ pub use error::TrainError;
 pub use pairs::SplitPairs;
 pub use params::{Edited, Labels, Relation, TrainParams};
 pub use stage::Train;
+pub use traced_inputs::{bad_input, traced_model, warn_of_identical};
 pub use trial::{Figures, LayerFigures, Trial};

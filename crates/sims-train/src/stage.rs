@@ -4,13 +4,12 @@ use crate::compose::{Composed, compose};
 use crate::error::TrainError;
 use crate::params::{Labels, Relation, TrainParams};
 use crate::report::{self, length};
+use crate::traced_inputs::{bad_input, traced_model, warn_of_identical};
 use crate::trial::{Figures, Trial};
 use sims_artifact::{Digest, ModelManifest, read_prompts};
 use sims_extract::PositionSet;
 use sims_extract::sequence::{PlannedPair, Planner};
-use sims_model::language_model::set_threads;
-use sims_model::{Kernels, LanguageModel, LoadOptions};
-use sims_stage::{BadInput, Interrupted, Numerics, Role, Stage, StageIo};
+use sims_stage::{Interrupted, Numerics, Role, Stage, StageIo};
 use sims_steering::bipo::{Trained, train};
 use sims_steering::preference::PreferenceOdds;
 use sims_steering::{Compose, FitError, FitSummary, LayerFit, Steering};
@@ -66,19 +65,13 @@ impl Stage for Train {
         params.check().map_err(bad_input)?;
         let pairs = io.read("pairs")?;
         let prompts = read_prompts(io.input("prompts")?)?;
-        let model = load_model(io)?;
+        let model = traced_model(io)?;
         let manifest = ModelManifest::of_dir(io.input("model")?)?.digest;
         let incumbent = open_incumbent(params, io, &manifest)?;
         let planned = Planner::new(&model, &prompts, PositionSet::Response, 1, params.seed)
             .plan(&pairs)
             .map_err(bad_input)?;
-        let identical = planned.iter().filter(|pair| pair.is_identical()).count();
-        if identical > 0 {
-            io.warn(format!(
-                "{identical} of {} pairs have two identical responses and are left out",
-                planned.len()
-            ));
-        }
+        warn_of_identical(&planned, io);
         let job = Job {
             params,
             odds: PreferenceOdds::new(
@@ -216,20 +209,6 @@ impl Job<'_> {
     }
 }
 
-/// Opens the model with a decoder that candle can differentiate.
-fn load_model(io: &mut StageIo) -> anyhow::Result<LanguageModel> {
-    set_threads(io.threads()).map_err(bad_input)?;
-    if !matches!(io.device(), "auto" | "cpu") {
-        let device = io.device().to_owned();
-        io.warn(format!(
-            "training runs on the CPU, not on {device}: the kernels for devices have no derivatives"
-        ));
-    }
-    let model = io.input("model")?;
-    let loaded = LanguageModel::load_with(model, &LoadOptions::default(), Kernels::Candle);
-    Ok(loaded.map_err(bad_input)?)
-}
-
 /// Opens the incumbent that the vectors come on top of; one that changes nothing counts as none.
 fn open_incumbent(
     params: &TrainParams,
@@ -257,9 +236,4 @@ fn classified(error: TrainError) -> anyhow::Error {
         TrainError::Fit(FitError::Diverged { .. }) => error.into(),
         error => bad_input(error).into(),
     }
-}
-
-/// Wraps what is wrong with the input, cause chain and all.
-fn bad_input<E: std::error::Error + Send + Sync + 'static>(error: E) -> BadInput {
-    BadInput::new(format!("{:#}", anyhow::Error::new(error)))
 }

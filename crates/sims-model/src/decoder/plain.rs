@@ -10,18 +10,17 @@ use super::{call_hook, foreign_cache};
 use crate::config::{Activation, LayerConfig};
 use crate::gpu::{DeviceKernels, Launcher, MaskedScores, RowPlan};
 use crate::kv_cache::Layers;
-use crate::ops::quantized::QuantizedLinear;
 use crate::rope::RopeTable;
-use crate::weights::{
-    BlockWeights, Checkpoint, Form, GatedWeights, MlpWeights, Projection, Weights,
-};
+use crate::weights::{BlockWeights, Checkpoint, GatedWeights, MlpWeights, Weights};
 use crate::{Batch, Config, Dtype, Hook, KvCache, Result, Segment, Site};
-use blocks::Blocks;
 
 mod blocks;
+mod elementwise;
+mod linear;
 mod traced;
 
-use traced::LowRankChange;
+use elementwise::{normed, rms_norm, rotate, scaled, soft_capped};
+use linear::{Linear, Place};
 pub use traced::TracedDecoder;
 pub(super) use traced::untraceable;
 
@@ -34,31 +33,6 @@ pub(super) struct Network {
     ropes: Vec<RopeTable>,
     /// The windows that layers attend within, each once.
     windows: Vec<Option<usize>>,
-}
-
-/// A device, the type that weights have there, and the own kernels that run on it, if it is one for them.
-struct Place {
-    device: Device,
-    dtype: DType,
-    kernels: Option<DeviceKernels>,
-}
-
-/// A linear layer with its bias `[out_features]`.
-#[derive(Clone)]
-struct Linear {
-    weight: Weight,
-    bias: Option<Tensor>,
-    /// What a traced pass adds to some of the outputs.
-    changes: Vec<LowRankChange>,
-}
-
-/// The weights of a linear layer.
-#[derive(Clone)]
-enum Weight {
-    /// `[in_features, out_features]`.
-    Dense(Tensor),
-    /// Kept as they are stored.
-    Blocks(Blocks),
 }
 
 /// One decoder block: attention and a gated MLP, each on the residual stream and added to it.
@@ -104,141 +78,6 @@ enum Mask {
     Added(Vec<Tensor>),
     /// `[segments, 2]`, u32: the position of a segment's first row and its number of rows, for the kernel.
     Spans(Tensor),
-}
-
-impl Form for Place {
-    type Linear = Linear;
-    type Vector = Tensor;
-
-    fn linear(&self, projection: Projection) -> Result<Linear> {
-        let Projection {
-            out_features,
-            in_features,
-            weight,
-            bias,
-        } = projection;
-        let weight = Tensor::from_vec(weight, (out_features, in_features), &self.device)?
-            .to_dtype(self.dtype)?;
-        let bias = bias
-            .map(|bias| Tensor::new(bias, &self.device)?.to_dtype(self.dtype))
-            .transpose()?;
-        Ok(Linear {
-            weight: Weight::Dense(weight.t()?),
-            bias,
-            changes: Vec::new(),
-        })
-    }
-
-    /// The CPU computes with the unpacked weights: there this form is what the fast one is held against.
-    fn blocks(&self, layer: QuantizedLinear) -> Result<Linear> {
-        if self.device.is_cpu() {
-            return self.linear(Projection {
-                out_features: layer.out_features(),
-                in_features: layer.in_features(),
-                weight: layer.unpack(),
-                bias: layer.bias().map(<[f32]>::to_vec),
-            });
-        }
-        let bias = layer
-            .bias()
-            .map(|bias| Tensor::new(bias, &self.device)?.to_dtype(self.dtype))
-            .transpose()?;
-        Ok(Linear {
-            weight: Weight::Blocks(Blocks::new(&layer, &self.device, self.dtype)?),
-            bias,
-            changes: Vec::new(),
-        })
-    }
-
-    /// Norms multiply in f32.
-    fn vector(&self, values: Vec<f32>) -> Result<Tensor> {
-        Ok(Tensor::new(values, &self.device)?)
-    }
-}
-
-impl Place {
-    fn index(&self, values: &[u32]) -> Result<Tensor> {
-        Ok(Tensor::new(values, &self.device)?)
-    }
-}
-
-impl Linear {
-    /// `x`: `[rows, in_features]`; returns `[rows, out_features]`.
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let mut product = match &self.weight {
-            Weight::Dense(weight) => x.matmul(weight)?,
-            Weight::Blocks(blocks) => blocks.forward(x)?,
-        };
-        for change in &self.changes {
-            product = change.add_to(x, product)?;
-        }
-        Ok(match &self.bias {
-            Some(bias) => product.broadcast_add(bias)?,
-            None => product,
-        })
-    }
-
-    /// Returns the weights of outputs, `[outputs, in_features]`, as embeddings are looked up.
-    fn weights_of(&self, outputs: &Tensor) -> Result<Tensor> {
-        match &self.weight {
-            Weight::Dense(weight) => Ok(weight.t()?.index_select(outputs, 0)?),
-            Weight::Blocks(blocks) => blocks.weights_of(outputs),
-        }
-    }
-
-    fn device(&self) -> &Device {
-        match &self.weight {
-            Weight::Dense(weight) => weight.device(),
-            Weight::Blocks(blocks) => blocks.device(),
-        }
-    }
-}
-
-/// Returns `x / sqrt(mean(x²) + eps) * weight` over the last dimension, computed in f32.
-fn rms_norm(
-    kernels: Option<&DeviceKernels>,
-    x: &Tensor,
-    weight: &Tensor,
-    eps: f32,
-) -> Result<Tensor> {
-    if let Some(kernels) = kernels {
-        return kernels.block.rms_norm(x, weight, eps);
-    }
-    let dtype = x.dtype();
-    let x = x.to_dtype(DType::F32)?;
-    let mean_square = x.sqr()?.mean_keepdim(D::Minus1)?;
-    let scale = (mean_square + f64::from(eps))?.sqrt()?.recip()?;
-    Ok(x.broadcast_mul(&scale)?
-        .broadcast_mul(weight)?
-        .to_dtype(dtype)?)
-}
-
-/// Returns `x` under the norm, or `x` itself where there is none.
-fn normed(
-    kernels: Option<&DeviceKernels>,
-    x: &Tensor,
-    norm: &Option<Tensor>,
-    eps: f32,
-) -> Result<Tensor> {
-    norm.as_ref()
-        .map_or_else(|| Ok(x.clone()), |weight| rms_norm(kernels, x, weight, eps))
-}
-
-/// Multiplies by a number, or leaves the tensor alone where that is 1.
-fn scaled(x: Tensor, factor: f32) -> Result<Tensor> {
-    Ok(if factor == 1.0 {
-        x
-    } else {
-        (x * f64::from(factor))?
-    })
-}
-
-/// Bounds each value `x` to `cap * tanh(x / cap)`, if there is a bound.
-fn soft_capped(x: Tensor, cap: Option<f32>) -> Result<Tensor> {
-    Ok(match cap {
-        None => x,
-        Some(cap) => ((x / f64::from(cap))?.tanh()? * f64::from(cap))?,
-    })
 }
 
 impl Block {
@@ -848,22 +687,4 @@ fn similar<'a, 'b>(segments: &'a [&'b Segment]) -> Vec<&'a [&'b Segment]> {
         runs.push(&segments[start..]);
     }
     runs
-}
-
-/// Turns each pair of dimensions `i` and `i + rotary_dim / 2` by its angle, as transformers' `rotate_half` does.
-///
-/// `x`: `[rows, heads, head_dim]`; `turns`: cosines and sines, `[rows, 2, rotary_dim / 2]`.
-fn rotate(x: &Tensor, turns: &Tensor) -> Result<Tensor> {
-    let (half, head_dim) = (turns.dim(D::Minus1)?, x.dim(D::Minus1)?);
-    let (cos, sin) = (&turns.narrow(1, 0, 1)?, &turns.narrow(1, 1, 1)?);
-    let first = x.narrow(D::Minus1, 0, half)?;
-    let second = x.narrow(D::Minus1, half, half)?;
-    let mut parts = vec![
-        (first.broadcast_mul(cos)? - second.broadcast_mul(sin)?)?,
-        (second.broadcast_mul(cos)? + first.broadcast_mul(sin)?)?,
-    ];
-    if 2 * half < head_dim {
-        parts.push(x.narrow(D::Minus1, 2 * half, head_dim - 2 * half)?);
-    }
-    Ok(Tensor::cat(&parts, D::Minus1)?)
 }

@@ -9,7 +9,8 @@ use std::ops::Range;
 use candle_core::{D, Tensor};
 use candle_nn::ops::softmax;
 
-use super::{Block, Network, Plan, rms_norm, scaled};
+use super::elementwise::{rms_norm, scaled};
+use super::{Block, Network, Plan};
 use crate::adapter::{Fused, LinearLayer, Module, fault};
 use crate::weights::MlpWeights;
 use crate::{Batch, ModelError, Result};
