@@ -3,11 +3,10 @@
 use crate::error::DpoError;
 use crate::params::DpoParams;
 use crate::report;
-use rayon::prelude::*;
 use sims_artifact::{Digest, ModelManifest, read_prompts};
 use sims_extract::PositionSet;
 use sims_extract::sequence::Planner;
-use sims_model::LanguageModel;
+use sims_model::{LanguageModel, numerics_class};
 use sims_model::gguf::is_gguf;
 use sims_stage::{Interrupted, Numerics, Role, Stage, StageIo};
 use sims_steering::dpo::{AdaptedOdds, FineTuned, ReferencedPair, train};
@@ -28,8 +27,7 @@ impl Stage for Dpo {
   sims-dpo --pairs pairs.parquet --prompts train.parquet --model data/tiny --learning-rate 0.0004 --epochs 2 --out tuned
   sims-sample --prompts eval.parquet --model data/tiny --adapter tuned/adapter.safetensors --out answers";
     const BEHAVIOUR: u32 = 1;
-    // Whatever the device, training is on the CPU.
-    const NUMERICS: Numerics = Numerics::Model(|_| "cpu");
+    const NUMERICS: Numerics = Numerics::Model(numerics_class);
     type Params = DpoParams;
 
     fn inputs() -> Vec<Role> {
@@ -88,14 +86,7 @@ impl Job<'_> {
         let pairs = self.split.fit.len() + self.split.held_out.len();
         io.count("pairs", pairs as f64);
         let bar = io.progress("prepare", pairs as u64);
-        let prepare = |pairs: &[Preference]| -> Result<Vec<ReferencedPair>, FitError> {
-            let prepare = |pair: &Preference| {
-                let prepared = self.odds.prepare(pair);
-                bar.inc(1);
-                prepared
-            };
-            pairs.par_iter().map(prepare).collect()
-        };
+        let prepare = |pairs: &[Preference]| self.odds.prepare_all(pairs, &|| bar.inc(1));
         let fit = prepare(&self.split.fit).map_err(classified)?;
         io.check_interrupted()?;
         Ok((fit, prepare(&self.split.held_out).map_err(classified)?))

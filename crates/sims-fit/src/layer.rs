@@ -83,14 +83,14 @@ pub fn measure(
         _ => &difference.vector,
     };
     let scores = |rows: &[usize]| Scores::along(direction, states, rows);
-    let held_out = scores(&halves.held_out);
+    let held_out = scores(&halves.held_out)?;
     Ok(LayerFigures {
         layer,
-        auroc: [scores(&halves.fit).auroc()?, held_out.auroc()?],
+        auroc: [scores(&halves.fit)?.auroc()?, held_out.auroc()?],
         pair_accuracy: held_out.pair_accuracy()?,
         probe_accuracy: [
-            Scores::along(&probe, states, &halves.fit).accuracy()?,
-            Scores::along(&probe, states, &halves.held_out).accuracy()?,
+            Scores::along(&probe, states, &halves.fit)?.accuracy()?,
+            Scores::along(&probe, states, &halves.held_out)?.accuracy()?,
         ],
         difference,
         probe,
@@ -136,7 +136,7 @@ pub fn shuffled_areas(
         };
         areas.push(match direction {
             Ok(direction) => {
-                Scores::along(&direction, &shuffled, &halves.held_out)
+                Scores::along(&direction, &shuffled, &halves.held_out)?
                     .auroc()?
                     .estimate
             }

@@ -9,7 +9,9 @@ use crate::report::Report;
 use crate::states::StatesFile;
 use crate::{OperatorChoice, heads, operators, weights};
 use anyhow::Context;
+use candle_core::Device;
 use sims_artifact::Digest;
+use sims_model::{DeviceChoice, numerics_class};
 use sims_stage::{BadInput, Numerics, Role, Stage, StageIo};
 use sims_steering::layer_selection::{SelectionRule, select};
 use sims_steering::paired_states::shuffled_labels;
@@ -28,7 +30,11 @@ impl Stage for Fit {
   sims-fit --states states.safetensors --index index.parquet --step 0.25 --out fitted
   sims-fit --states states.safetensors --index index.parquet --incumbent accepted.safetensors --operator hpr-target --out fitted";
     const BEHAVIOUR: u32 = 2;
-    const NUMERICS: Numerics = Numerics::Exact;
+    // On the CPU a fit is pure data work; a device's products round in their own way.
+    const NUMERICS: Numerics = Numerics::Model(|device| match numerics_class(device) {
+        "cpu" => "",
+        class => class,
+    });
     type Params = FitParams;
 
     fn inputs() -> Vec<Role> {
@@ -93,6 +99,7 @@ impl Stage for Fit {
             states.set_weights(weights::of_pairs(&pairs, states.pair_ids()).map_err(bad_input)?);
         }
         states.limit(params.max_rows as usize, params.seed);
+        states.set_device(open_device(io)?);
         io.count("rows", index.len() as f64);
         io.count("rows_read", states.prompts().len() as f64);
         let incumbent = open_incumbent(params, io)?;
@@ -151,6 +158,13 @@ impl Stage for Fit {
         }
         job.publish(&candidates, &fitted, incumbent, composed, report, io)
     }
+}
+
+/// Opens the device that fits compute on; none is the host.
+fn open_device(io: &StageIo) -> anyhow::Result<Option<Device>> {
+    let choice: DeviceChoice = io.device().parse().map_err(bad_input)?;
+    let devices = choice.open().map_err(bad_input)?;
+    Ok(devices.into_iter().next().filter(|device| !device.is_cpu()))
 }
 
 /// The settings and the split that every layer shares.

@@ -1,11 +1,12 @@
 //! What extraction wrote: states by layer, and which pair and prompt each row belongs to.
 
 use crate::FitStageError;
+use candle_core::Device;
 use serde::Deserialize;
 use sims_artifact::tables::StateIndexRow;
 use sims_artifact::{Digest, TensorFile};
 use sims_stats::random::{Stream, key_of};
-use sims_steering::{FitError, PairedStates};
+use sims_steering::{DeviceStates, FitError, PairedStates};
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -63,6 +64,8 @@ pub struct StatesFile {
     prompts: Vec<u32>,
     /// By pair; empty if all weigh the same.
     weights: Vec<f64>,
+    /// Where fits compute, if not on the host.
+    device: Option<Device>,
 }
 
 /// The states of one layer, in memory.
@@ -70,6 +73,7 @@ pub struct StatesFile {
 pub struct LayerStates {
     positive: Vec<f32>,
     negative: Vec<f32>,
+    on_device: Option<DeviceStates>,
 }
 
 impl LayerStates {
@@ -105,6 +109,7 @@ impl StatesFile {
             pairs,
             prompts,
             weights: Vec::new(),
+            device: None,
         };
         states.check_index(index)?;
         states.check_shapes(path)?;
@@ -114,6 +119,11 @@ impl StatesFile {
     /// Gives the pairs weights, by pair number; none if all weigh the same.
     pub fn set_weights(&mut self, weights: Vec<f64>) {
         self.weights = weights;
+    }
+
+    /// Lets the layers that are read from now on be copied to a device, where fits then compute; none is the host.
+    pub fn set_device(&mut self, device: Option<Device>) {
+        self.device = device;
     }
 
     /// Keeps at most `max_rows` rows, drawn uniformly under `seed`; 0 keeps all.
@@ -167,7 +177,7 @@ impl StatesFile {
     ///
     /// # Errors
     /// [`FitStageError::LayerNotExtracted`], [`FitStageError::Artifact`] if reading fails, [`FitStageError::Layer`] for
-    /// a NaN or an infinity in any row of the file.
+    /// a NaN or an infinity in any row of the file, and for a device without room.
     pub fn read(&self, layer: usize) -> Result<LayerStates, FitStageError> {
         if !self.header.layers.contains(&layer) {
             return Err(FitStageError::LayerNotExtracted {
@@ -175,15 +185,21 @@ impl StatesFile {
                 extracted: self.header.layers.clone(),
             });
         }
+        let positive = self.read_class(layer, "positive")?;
+        let negative = self.read_class(layer, "negative")?;
+        let upload =
+            |device| DeviceStates::upload(self.header.width(), &positive, &negative, device);
+        let on_device = self.device.as_ref().map(upload).transpose();
         Ok(LayerStates {
-            positive: self.read_class(layer, "positive")?,
-            negative: self.read_class(layer, "negative")?,
+            on_device: on_device.map_err(FitStageError::at(layer))?,
+            positive,
+            negative,
         })
     }
 
     fn read_class(&self, layer: usize, class: &str) -> Result<Vec<f32>, FitStageError> {
         let name = format!("layer.{layer}.{class}");
-        let (rows, hidden) = (self.file.shape(&name)?[0], self.header.hidden_size);
+        let (rows, hidden) = (self.file.shape(&name)?[0], self.header.width());
         let mut values = Vec::with_capacity(self.kept.len() * hidden);
         let mut kept = self.kept.iter().peekable();
         for first in (0..rows).step_by(CHUNK) {
@@ -212,7 +228,11 @@ impl StatesFile {
             &self.pairs,
             &self.prompts,
         )
-        .map(|states| states.with_weights(&self.weights))
+        .map(|paired| {
+            paired
+                .with_weights(&self.weights)
+                .on_device(states.on_device.as_ref())
+        })
     }
 
     fn check_index(&self, index: &[StateIndexRow]) -> Result<(), FitStageError> {

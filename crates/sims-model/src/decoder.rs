@@ -287,14 +287,14 @@ impl Decoder {
         }
     }
 
-    /// Returns the forward pass that candle can differentiate; the decoder has to be read on the CPU with
-    /// [`Kernels::Candle`].
+    /// Returns the forward pass that candle can differentiate; the decoder has to be read with [`Kernels::Candle`], on
+    /// one device.
     ///
     /// # Errors
-    /// [`ModelError::Setting`] for other kernels or devices.
+    /// [`ModelError::Setting`] for other kernels or several devices.
     pub fn traced(&self) -> Result<TracedDecoder<'_>> {
         match (&self.network, &self.devices[..]) {
-            (Network::Plain(network), [Device::Cpu]) => TracedDecoder::new(network),
+            (Network::Plain(network), [_]) => TracedDecoder::new(network),
             _ => Err(plain::untraceable()),
         }
     }

@@ -9,11 +9,10 @@
 use crate::FitError;
 use crate::adamw::{AdamW, squares};
 use crate::bipo::{Schedule, loss_of};
-use crate::pair_batch::PairBatch;
+use crate::pair_batch::{PairBatch, of_each};
 use crate::preference::Preference;
 use crate::random::stream;
-use candle_core::{Device, Tensor, Var};
-use rayon::prelude::*;
+use candle_core::{Tensor, Var};
 use sims_model::{Adapter, Decoder, ModelError, Module, TracedDecoder};
 use std::f64::consts::LN_2;
 use std::ops::ControlFlow;
@@ -93,11 +92,27 @@ impl<'a> AdaptedOdds<'a> {
     /// Prepares to adapt a model.
     ///
     /// # Errors
-    /// [`FitError::Model`] for a decoder that was not read with [`Kernels::Candle`](sims_model::Kernels) on the CPU.
+    /// [`FitError::Model`] for a decoder that was not read with [`Kernels::Candle`](sims_model::Kernels) on one device.
     pub fn new(decoder: &'a Decoder) -> Result<Self, FitError> {
         Ok(Self {
             traced: decoder.traced()?,
             num_hidden_layers: decoder.config().num_hidden_layers,
+        })
+    }
+
+    /// Runs each pair through the model itself; calls `progress` after every pair.
+    ///
+    /// # Errors
+    /// As [`prepare`](Self::prepare).
+    pub fn prepare_all(
+        &self,
+        pairs: &[Preference],
+        progress: &(dyn Fn() + Sync),
+    ) -> Result<Vec<ReferencedPair>, FitError> {
+        of_each(pairs, self.traced.device(), |pair| {
+            let prepared = self.prepare(pair);
+            progress();
+            prepared
         })
     }
 
@@ -108,7 +123,7 @@ impl<'a> AdaptedOdds<'a> {
     /// sequence that the model refuses.
     pub fn prepare(&self, pair: &Preference) -> Result<ReferencedPair, FitError> {
         let mut prepared = ReferencedPair {
-            laid_out: PairBatch::new(pair)?,
+            laid_out: PairBatch::new(pair, self.traced.device())?,
             reference: [0.0; 2],
         };
         prepared.reference = scalars(&self.log_probabilities(&self.traced, &prepared)?)?;
@@ -136,10 +151,7 @@ impl<'a> AdaptedOdds<'a> {
             let found = scalars(&self.log_probabilities(&adapted, pair)?)?;
             Ok([0, 1].map(|class| found[class] - pair.reference[class]))
         };
-        Ok(pairs
-            .par_iter()
-            .map(ratios)
-            .collect::<Result<_, ModelError>>()?)
+        Ok(of_each(pairs, self.traced.device(), ratios)?)
     }
 
     /// Returns the mean loss of a batch under an adapter, and its derivative by every A and B.
@@ -154,10 +166,7 @@ impl<'a> AdaptedOdds<'a> {
     ) -> Result<BatchGradient, FitError> {
         // Pairs are computed one by one and summed in order, so that nothing depends on threads.
         let one = |pair: &&ReferencedPair| self.odds_gradient(pair, adapter);
-        let gradients = batch
-            .par_iter()
-            .map(one)
-            .collect::<Result<Vec<_>, ModelError>>()?;
+        let gradients = of_each(batch, self.traced.device(), one)?;
         let mut loss = 0.0;
         let sizes = adapter
             .modules
@@ -207,16 +216,12 @@ impl<'a> AdaptedOdds<'a> {
         adapter: &Adapter,
         mut of: impl FnMut(Tensor) -> Result<Tensor, ModelError>,
     ) -> Result<TracedDecoder<'a>, ModelError> {
-        let rank = adapter.rank;
+        let (rank, device) = (adapter.rank, self.traced.device());
         let mut changes: Vec<(&Module, Tensor, Tensor)> = Vec::with_capacity(adapter.modules.len());
         for (module, change) in &adapter.modules {
             let (inputs, outputs) = (change.a.len() / rank, change.b.len() / rank);
-            let a = of(Tensor::from_slice(&change.a, (rank, inputs), &Device::Cpu)?)?;
-            let b = of(Tensor::from_slice(
-                &change.b,
-                (outputs, rank),
-                &Device::Cpu,
-            )?)?;
+            let a = of(Tensor::from_slice(&change.a, (rank, inputs), device)?)?;
+            let b = of(Tensor::from_slice(&change.b, (outputs, rank), device)?)?;
             changes.push((module, a, b));
         }
         self.traced.adapted(adapter.scale(), &changes)

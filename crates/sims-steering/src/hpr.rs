@@ -9,12 +9,17 @@
 //! [`Householder`](crate::Householder).
 
 use crate::FitError;
-use crate::adamw::{AdamW, squares};
-use crate::angle_net::{AngleNet, sigmoid};
+use crate::angle_net::AngleNet;
 use crate::householder::elevation;
 use crate::paired_states::PairedStates;
 use crate::random::stream;
-use crate::real::{angle_between, dot, norm};
+use crate::real::{angle_between, norm};
+
+mod device_trainer;
+mod host_trainer;
+
+use device_trainer::DeviceTrainer;
+use host_trainer::HostTrainer;
 
 /// Where the angle network starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,7 +156,8 @@ pub struct HprFit {
 
 /// Fits plane and angle network to the rows `fit_rows`, choosing the epoch on `held_out_rows`.
 ///
-/// On one machine equal input gives equal bits.
+/// On one machine equal input gives equal bits; a network trained on a device is that of the host up to the rounding of
+/// the device's products.
 ///
 /// # Errors
 /// [`FitError::EmptyClass`] without rows in either half, [`FitError::IdenticalClasses`] if the states are
@@ -177,25 +183,26 @@ pub fn fit(
     let scale = (states.hidden() as f64).sqrt() / state_norm;
     let train = Batch::gather(states, fit_rows, scale);
     let held_out = Batch::gather(states, held_out_rows, scale);
-    let mut model = Model::start(states.hidden(), normal, options, train.mean_angle());
-    let mut optimiser = AdamW::new(model.groups_mut().map(|group| group.len()));
-    let mut gradient = model.zeros_like();
+    let mean_angle = train.targets.mean_angle();
+    let start = Parameters::start(states.hidden(), normal, options, mean_angle);
+    let mut trainer: Box<dyn Trainer> = match states.device() {
+        Some(device) => {
+            let device = device.device();
+            Box::new(DeviceTrainer::new(&train, &held_out, start, options, device)?)
+        }
+        None => Box::new(HostTrainer::new(train, held_out, start, options)),
+    };
     let mut order: Vec<usize> = (0..fit_rows.len()).collect();
     let mut stream = stream(options.seed, "hpr|batches");
     let batches = order.len().div_ceil(options.batch_pairs);
     let schedule = Schedule::new(options, batches * options.epochs);
-    let mut best: Option<(usize, Model, HprFigures)> = None;
+    let mut best: Option<(usize, Parameters, HprFigures)> = None;
     for epoch in 1..=options.epochs {
         stream.shuffle(&mut order);
         for (number, pairs) in order.chunks(options.batch_pairs).enumerate() {
-            let batch = train.select(pairs);
-            model.gradient(&batch, &mut gradient);
-            let factor = gradient.clip_factor(options.clip);
-            let rate = schedule.learning_rate((epoch - 1) * batches + number);
-            let parameters = model.groups_mut().zip(gradient.groups_mut());
-            optimiser.step(parameters, rate, factor);
+            trainer.step(pairs, schedule.learning_rate((epoch - 1) * batches + number))?;
         }
-        let figures = model.figures(&held_out, train.mean_angle());
+        let figures = trainer.held_out(mean_angle)?;
         if !(figures.angle_error.is_finite() && figures.cross_entropy.is_finite()) {
             return Err(FitError::Diverged { epoch });
         }
@@ -203,7 +210,7 @@ pub fn fit(
             .as_ref()
             .is_none_or(|(_, _, kept)| options.choice.prefers(&figures, kept))
         {
-            best = Some((epoch, model.clone(), figures));
+            best = Some((epoch, trainer.parameters()?, figures));
         }
     }
     let Some((epoch, model, held_out)) = best else {
@@ -271,14 +278,49 @@ pub fn elevations(
     })
 }
 
+/// What trains the parameters, on the host or on a device.
+trait Trainer {
+    /// Takes one step against the mean loss of the given pairs of the fit half.
+    fn step(&mut self, pairs: &[usize], learning_rate: f64) -> Result<(), FitError>;
+
+    /// Measures the parameters on the held-out half; `mean_angle` is the constant that they are held against.
+    fn held_out(&self, mean_angle: f64) -> Result<HprFigures, FitError>;
+
+    /// Returns the parameters as they are.
+    fn parameters(&self) -> Result<Parameters, FitError>;
+}
+
 /// States of both classes, scaled: the chosen ones first, then the rejected ones in the same order.
 struct Batch {
     hidden: usize,
-    pairs: usize,
     /// `[2·pairs, hidden]`.
     rows: Vec<f32>,
-    /// Angle of each rejected state to its chosen one; chosen states have the target 0.
+    targets: Targets,
+}
+
+/// What a batch's rows are to be: chosen or rejected, and how far to turn.
+struct Targets {
+    /// By pair: angle of the rejected state to its chosen one; chosen states have the target 0.
     angles: Vec<f64>,
+}
+
+impl Targets {
+    fn pairs(&self) -> usize {
+        self.angles.len()
+    }
+
+    /// Returns the label (1 chosen, 0 rejected) and the angle target of a row.
+    fn of(&self, row: usize) -> (f64, f64) {
+        match row.checked_sub(self.pairs()) {
+            Some(pair) => (0.0, self.angles[pair]),
+            None => (1.0, 0.0),
+        }
+    }
+
+    /// Returns the mean angle target over both classes.
+    fn mean_angle(&self) -> f64 {
+        self.angles.iter().sum::<f64>() / (2 * self.pairs()) as f64
+    }
 }
 
 impl Batch {
@@ -291,52 +333,26 @@ impl Batch {
         };
         let chosen = rows.iter().flat_map(|&row| scaled(states.chosen(row)));
         let rejected = rows.iter().flat_map(|&row| scaled(states.rejected(row)));
+        let angle = |&row: &usize| angle_between(states.rejected(row), states.chosen(row));
         Self {
             hidden: states.hidden(),
-            pairs: rows.len(),
             rows: chosen.chain(rejected).collect(),
-            angles: rows
-                .iter()
-                .map(|&row| angle_between(states.rejected(row), states.chosen(row)))
-                .collect(),
+            targets: Targets {
+                angles: rows.iter().map(angle).collect(),
+            },
         }
-    }
-
-    fn select(&self, pairs: &[usize]) -> Self {
-        let row = |index: usize| &self.rows[index * self.hidden..(index + 1) * self.hidden];
-        let chosen = pairs.iter().flat_map(|&pair| row(pair));
-        let rejected = pairs.iter().flat_map(|&pair| row(self.pairs + pair));
-        Self {
-            hidden: self.hidden,
-            pairs: pairs.len(),
-            rows: chosen.chain(rejected).copied().collect(),
-            angles: pairs.iter().map(|&pair| self.angles[pair]).collect(),
-        }
-    }
-
-    /// Returns the label (1 chosen, 0 rejected) and the angle target of a row.
-    fn target(&self, row: usize) -> (f64, f64) {
-        match row.checked_sub(self.pairs) {
-            Some(pair) => (0.0, self.angles[pair]),
-            None => (1.0, 0.0),
-        }
-    }
-
-    /// Returns the mean angle target over both classes.
-    fn mean_angle(&self) -> f64 {
-        self.angles.iter().sum::<f64>() / (2 * self.pairs) as f64
     }
 }
 
 /// The parameters, or their gradient.
 #[derive(Clone)]
-struct Model {
+struct Parameters {
     normal: Vec<f32>,
     train_normal: bool,
     net: AngleNet,
 }
 
-impl Model {
+impl Parameters {
     fn start(hidden: usize, normal: &Normal, options: &HprOptions, mean_angle: f64) -> Self {
         let mut stream = stream(options.seed, "hpr|start");
         let mut net = AngleNet::random(hidden, options.depth, &mut stream);
@@ -357,74 +373,37 @@ impl Model {
             net,
         }
     }
+}
 
-    /// Returns a model of the same shape whose parameters are all 0.
-    fn zeros_like(&self) -> Self {
-        Self {
-            normal: vec![0.0; self.normal.len()],
-            train_normal: self.train_normal,
-            net: self.net.zeros_like(),
-        }
+/// Condenses predictions for the states of a batch, in their order.
+///
+/// `angles` and `products`: `[2·pairs]`, the predicted angle of each state and its product with the normal.
+fn figures_of(
+    targets: &Targets,
+    angles: &[f64],
+    products: &[f64],
+    is_probe: bool,
+    mean_angle: f64,
+) -> HprFigures {
+    let count = angles.len() as f64;
+    let (mut right, mut cross_entropy) = (0.0, 0.0);
+    let (mut angle_error, mut constant_error) = (0.0, 0.0);
+    for (row, (&angle, &product)) in angles.iter().zip(products).enumerate() {
+        let (label, target) = targets.of(row);
+        right += f64::from(u8::from((product > 0.0) == (label == 1.0)));
+        let signed = if label == 1.0 { -product } else { product };
+        cross_entropy += signed.max(0.0) + (-signed.abs()).exp().ln_1p();
+        angle_error += (angle - target).powi(2);
+        constant_error += (mean_angle - target).powi(2);
     }
-
-    /// Makes `gradient` that of the mean loss over the batch's states.
-    fn gradient(&self, batch: &Batch, gradient: &mut Self) {
-        let (angles, trace) = self.net.traced_angles(&batch.rows);
-        let count = angles.len() as f64;
-        gradient.normal.fill(0.0);
-        let mut angle_gradient = Vec::with_capacity(angles.len());
-        for (row, state) in batch.rows.chunks_exact(batch.hidden).enumerate() {
-            let (label, target) = batch.target(row);
-            angle_gradient.push(2.0 * (angles[row] - target) / count);
-            if self.train_normal {
-                let slope = ((sigmoid(dot(&self.normal, state)) - label) / count) as f32;
-                for (sum, &x) in gradient.normal.iter_mut().zip(state) {
-                    *sum += slope * x;
-                }
-            }
-        }
-        self.net
-            .backward(&trace, &angles, &angle_gradient, &mut gradient.net);
-    }
-
-    fn figures(&self, batch: &Batch, mean_angle: f64) -> HprFigures {
-        let angles = self.net.angles(&batch.rows);
-        let count = angles.len() as f64;
-        let (mut right, mut cross_entropy) = (0.0, 0.0);
-        let (mut angle_error, mut constant_error) = (0.0, 0.0);
-        for (row, state) in batch.rows.chunks_exact(batch.hidden).enumerate() {
-            let (label, target) = batch.target(row);
-            let product = dot(&self.normal, state);
-            right += f64::from(u8::from((product > 0.0) == (label == 1.0)));
-            let signed = if label == 1.0 { -product } else { product };
-            cross_entropy += signed.max(0.0) + (-signed.abs()).exp().ln_1p();
-            angle_error += (angles[row] - target).powi(2);
-            constant_error += (mean_angle - target).powi(2);
-        }
-        let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len() as f64;
-        HprFigures {
-            probe_accuracy: right / count,
-            cross_entropy: if self.train_normal {
-                cross_entropy / count
-            } else {
-                0.0
-            },
-            angle_error: angle_error / count,
-            constant_error: constant_error / count,
-            rejected_angle: mean(&angles[batch.pairs..]),
-            chosen_angle: mean(&angles[..batch.pairs]),
-        }
-    }
-
-    fn groups_mut(&mut self) -> impl Iterator<Item = &mut Vec<f32>> {
-        let normal = self.train_normal.then_some(&mut self.normal);
-        normal.into_iter().chain(self.net.groups_mut())
-    }
-
-    /// Returns the factor that shortens a gradient to the given norm over all parameters, if it is below 1.
-    fn clip_factor(&mut self, limit: f64) -> f64 {
-        let squares: f64 = self.groups_mut().map(|group| squares(group)).sum();
-        limit / (squares.sqrt() + 1e-6)
+    let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len() as f64;
+    HprFigures {
+        probe_accuracy: right / count,
+        cross_entropy: if is_probe { cross_entropy / count } else { 0.0 },
+        angle_error: angle_error / count,
+        constant_error: constant_error / count,
+        rejected_angle: mean(&angles[targets.pairs()..]),
+        chosen_angle: mean(&angles[..targets.pairs()]),
     }
 }
 

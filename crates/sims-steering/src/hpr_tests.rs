@@ -4,6 +4,7 @@ use super::*;
 use crate::householder::{AngleRule, Householder};
 use crate::operator::EditCounts;
 use crate::random::NormalDraw;
+use crate::real::dot;
 
 const HIDDEN: usize = 32;
 const ELEVATION: f64 = 0.3;

@@ -7,6 +7,7 @@
 
 use crate::FitError;
 use crate::angle_net::sigmoid;
+use crate::device_states::{DeviceMatrix, DeviceStates};
 use crate::paired_states::PairedStates;
 use rayon::prelude::*;
 
@@ -51,8 +52,12 @@ pub fn fit(
         return Err(FitError::EmptyClass { class: "chosen" });
     }
     let heads = states.hidden() / head_dim;
-    let fitted = |head: usize| fit_head(states, head, head_dim, fit, held_out, along);
-    Ok((0..heads).into_par_iter().filter_map(fitted).collect())
+    let fitted = |head: usize| fit_head(states, head, head_dim, fit, held_out, along).transpose();
+    match states.device() {
+        // A device takes one head after the other.
+        Some(_) => (0..heads).filter_map(fitted).collect(),
+        None => (0..heads).into_par_iter().filter_map(fitted).collect(),
+    }
 }
 
 fn fit_head(
@@ -62,7 +67,7 @@ fn fit_head(
     fit: &[usize],
     held_out: &[usize],
     along: HeadDirection,
-) -> Option<HeadFit> {
+) -> Result<Option<HeadFit>, FitError> {
     let span = head * head_dim..(head + 1) * head_dim;
     let both = |row: usize| {
         [
@@ -72,11 +77,21 @@ fn fit_head(
     };
     let rows: Vec<(&[f32], f64)> = fit.iter().flat_map(|&row| both(row)).collect();
     let difference = mean_difference(&rows, head_dim);
-    let probe = Probe { rows: &rows }.minimise(head_dim);
-    let direction = unit(match along {
+    let matrix = match states.device() {
+        Some(device) => Some(with_ones(&rows, head_dim, device)?),
+        None => None,
+    };
+    let probe = Probe {
+        rows: &rows,
+        matrix,
+    };
+    let probe = probe.minimise(head_dim)?;
+    let Some(direction) = unit(match along {
         HeadDirection::MeanDifference => &difference,
         HeadDirection::Probe => &probe[..head_dim],
-    })?;
+    }) else {
+        return Ok(None);
+    };
     let all = fit.iter().chain(held_out).flat_map(|&row| both(row));
     let projections: Vec<f64> = all.map(|(state, _)| product(&direction, state)).collect();
     let count = projections.len() as f64;
@@ -84,13 +99,27 @@ fn fit_head(
     let variance = projections.iter().map(|p| (p - mean).powi(2)).sum::<f64>() / count;
     let tested = held_out.iter().flat_map(|&row| both(row));
     let right = tested.filter(|(state, label)| (margin(&probe, state) > 0.0) == (*label > 0.0));
-    Some(HeadFit {
+    Ok(Some(HeadFit {
         head,
         accuracy: right.count() as f64 / (2 * held_out.len()) as f64,
         deviation: variance.sqrt(),
         direction,
         probe,
-    })
+    }))
+}
+
+/// Copies the rows to the device, a 1 after each for the bias: `[rows, head_dim + 1]`.
+fn with_ones(
+    rows: &[(&[f32], f64)],
+    head_dim: usize,
+    device: &DeviceStates,
+) -> Result<DeviceMatrix, FitError> {
+    let values: Vec<f64> = rows
+        .iter()
+        .flat_map(|(state, _)| state.iter().map(|&x| f64::from(x)).chain([1.0]))
+        .collect();
+    let device = device.device();
+    Ok(DeviceMatrix::upload(&values, head_dim + 1, device)?)
 }
 
 /// Returns the unit mean differences of the given heads times their deviations, zeros at the others, `[hidden]`.
@@ -152,6 +181,8 @@ fn margin(weights: &[f64], state: &[f32]) -> f64 {
 /// `½‖w‖² + Σ log(1 + exp(−y(wᵀx + b)))`, whose bias has no penalty.
 struct Probe<'a> {
     rows: &'a [(&'a [f32], f64)],
+    /// The same rows on a device.
+    matrix: Option<DeviceMatrix>,
 }
 
 impl Probe<'_> {
@@ -160,12 +191,12 @@ impl Probe<'_> {
     const TOLERANCE: f64 = 1e-9;
 
     /// Newton's method with step halving; returns `[width + 1]`.
-    fn minimise(&self, width: usize) -> Vec<f64> {
+    fn minimise(&self, width: usize) -> Result<Vec<f64>, FitError> {
         let mut weights = vec![0.0; width + 1];
-        let mut loss = self.loss(&weights);
+        let mut loss = self.loss(&weights)?;
         let mut first = None;
         for _ in 0..Self::MAX_STEPS {
-            let (gradient, hessian) = self.derivatives(&weights);
+            let (gradient, hessian) = self.derivatives(&weights)?;
             let norm = gradient.iter().map(|g| g * g).sum::<f64>().sqrt();
             if norm <= Self::TOLERANCE * *first.get_or_insert(norm) {
                 break;
@@ -176,7 +207,7 @@ impl Probe<'_> {
             let accepted = loop {
                 let moved = weights.iter().zip(&step);
                 let candidate: Vec<f64> = moved.map(|(w, s)| w - length * s).collect();
-                let found = self.loss(&candidate);
+                let found = self.loss(&candidate)?;
                 if found <= loss - 1e-4 * length * slope {
                     break Some((candidate, found));
                 }
@@ -189,20 +220,33 @@ impl Probe<'_> {
             let Some(accepted) = accepted else { break };
             (weights, loss) = accepted;
         }
-        weights
+        Ok(weights)
     }
 
-    fn loss(&self, weights: &[f64]) -> f64 {
+    /// Returns `wᵀx + b` of every row.
+    fn margins(&self, weights: &[f64]) -> Result<Vec<f64>, FitError> {
+        Ok(match &self.matrix {
+            Some(matrix) => matrix.times(weights)?,
+            None => self
+                .rows
+                .iter()
+                .map(|(state, _)| margin(weights, state))
+                .collect(),
+        })
+    }
+
+    fn loss(&self, weights: &[f64]) -> Result<f64, FitError> {
         let penalty: f64 = weights[..weights.len() - 1].iter().map(|w| w * w).sum();
-        let losses = self.rows.iter().map(|(state, label)| {
-            let x = -label * margin(weights, state);
+        let margins = self.margins(weights)?;
+        let losses = self.rows.iter().zip(margins).map(|((_, label), margin)| {
+            let x = -label * margin;
             x.max(0.0) + (-x.abs()).exp().ln_1p()
         });
-        0.5 * penalty + losses.sum::<f64>()
+        Ok(0.5 * penalty + losses.sum::<f64>())
     }
 
     /// Returns the gradient, and the Hessian's lower triangle row by row, `[n, n]`.
-    fn derivatives(&self, weights: &[f64]) -> (Vec<f64>, Vec<f64>) {
+    fn derivatives(&self, weights: &[f64]) -> Result<(Vec<f64>, Vec<f64>), FitError> {
         let n = weights.len();
         let mut gradient = weights.to_vec();
         let mut hessian = vec![0.0; n * n];
@@ -211,12 +255,25 @@ impl Probe<'_> {
         for i in 0..n {
             hessian[i * n + i] = if i + 1 < n { 1.0 } else { 1e-12 };
         }
+        let margins = self.margins(weights)?;
+        let wrongs = self.rows.iter().zip(margins);
+        let wrongs = wrongs.map(|((_, label), margin)| sigmoid(-label * margin));
+        if let Some(matrix) = &self.matrix {
+            let wrongs: Vec<f64> = wrongs.collect();
+            let labels = self.rows.iter().map(|(_, label)| label);
+            let slopes: Vec<f64> = labels.zip(&wrongs).map(|(l, wrong)| -l * wrong).collect();
+            let curvatures: Vec<f64> = wrongs.iter().map(|wrong| wrong * (1.0 - wrong)).collect();
+            let added = matrix.transposed_times(&slopes)?;
+            gradient.iter_mut().zip(added).for_each(|(g, x)| *g += x);
+            let added = matrix.weighted_gram(&curvatures)?;
+            hessian.iter_mut().zip(added).for_each(|(h, x)| *h += x);
+            return Ok((gradient, hessian));
+        }
         let mut features = vec![1.0; n];
-        for (state, label) in self.rows {
+        for ((state, label), wrong) in self.rows.iter().zip(wrongs) {
             for (feature, &x) in features.iter_mut().zip(*state) {
                 *feature = f64::from(x);
             }
-            let wrong = sigmoid(-label * margin(weights, state));
             let curvature = wrong * (1.0 - wrong);
             for i in 0..n {
                 gradient[i] -= label * wrong * features[i];
@@ -226,7 +283,7 @@ impl Probe<'_> {
                 }
             }
         }
-        (gradient, hessian)
+        Ok((gradient, hessian))
     }
 }
 

@@ -7,7 +7,8 @@
 //!
 //! [`dpo`] trains what steering is compared with: an adapter of the weights, which [`AdapterFile`] stores.
 //!
-//! Everything is computed row by row in a fixed order, so results depend neither on batches nor on threads.
+//! Everything is computed row by row in a fixed order, so results depend neither on batches nor on threads. Fits run on a
+//! device of candle's where [`PairedStates::on_device`] gave them their states there.
 
 mod adamw;
 mod adapter_file;
@@ -19,6 +20,7 @@ pub mod condition;
 pub mod condition_fit;
 mod dense;
 mod device;
+mod device_states;
 pub mod dpo;
 mod error;
 mod fit_summary;
@@ -50,6 +52,7 @@ pub use adapter_file::{AdapterError, AdapterFile, FineTuning, initial_adapter};
 pub use affine_transport::AffineTransport;
 pub use composition::shift_factor;
 pub use condition::{Condition, ConditionBlock};
+pub use device_states::DeviceStates;
 pub use error::{FitError, SteeringError};
 pub use fit_summary::{FitSummary, LayerFit, Signal};
 pub use heads::HeadShift;

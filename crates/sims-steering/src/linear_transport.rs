@@ -7,7 +7,11 @@ use crate::affine_transport::AffineTransport;
 use crate::moments::Moments;
 use crate::paired_states::PairedStates;
 use crate::{EditCounts, FitError};
+use candle_core::{DType, Tensor};
 use rayon::prelude::*;
+use sims_model::ModelError;
+
+mod on_device;
 
 /// Coordinates with less variance among rejected states are only shifted.
 const LEAST_VARIANCE: f64 = 1e-8;
@@ -77,16 +81,30 @@ pub fn fit(
         return Err(FitError::EmptyClass { class: "rejected" });
     }
     let hidden = states.hidden();
-    let fitted = match pool {
-        Pool::Rows => by_coordinate(hidden, form, rows.len(), |sample| {
+    let fitted = match (pool, states.device()) {
+        (Pool::Rows, Some(device)) => by_columns(hidden, form, |first, columns| {
+            states.columns(device, rows, first, columns)
+        })?,
+        (Pool::Mean, Some(device)) => {
+            let (chosen, rejected) = response_means(states, rows);
+            let shape = (chosen.len() / hidden, hidden);
+            let device = device.device();
+            let [chosen, rejected] = [chosen, rejected]
+                .map(|means| Tensor::from_vec(means, shape, device)?.to_dtype(DType::F64))
+                .map(|means| means.map_err(ModelError::from));
+            let (chosen, rejected) = (chosen?, rejected?);
+            by_columns(hidden, form, |first, columns| {
+                let part = |means: &Tensor| -> Result<Tensor, ModelError> {
+                    Ok(means.narrow(1, first, columns)?.t()?.contiguous()?)
+                };
+                Ok([part(&chosen)?, part(&rejected)?])
+            })?
+        }
+        (Pool::Rows, None) => by_coordinate(hidden, form, rows.len(), |sample| {
             (states.rejected(rows[sample]), states.chosen(rows[sample]))
         }),
-        Pool::Mean => {
-            let (mut chosen, mut rejected) = (Vec::new(), Vec::new());
-            states.each_response(rows, |chosen_mean, rejected_mean| {
-                chosen.extend(chosen_mean.iter().map(|&x| x as f32));
-                rejected.extend(rejected_mean.iter().map(|&x| x as f32));
-            });
+        (Pool::Mean, None) => {
+            let (chosen, rejected) = response_means(states, rows);
             by_coordinate(hidden, form, chosen.len() / hidden, |sample| {
                 let span = sample * hidden..(sample + 1) * hidden;
                 (&rejected[span.clone()], &chosen[span])
@@ -104,7 +122,26 @@ pub fn fit(
     Ok(fitted)
 }
 
+/// Returns the mean states of each response, chosen and rejected: `[pairs, hidden]`.
+fn response_means(states: &PairedStates<'_>, rows: &[usize]) -> (Vec<f32>, Vec<f32>) {
+    let (mut chosen, mut rejected) = (Vec::new(), Vec::new());
+    states.each_response(rows, |chosen_mean, rejected_mean| {
+        chosen.extend(chosen_mean.iter().map(|&x| x as f32));
+        rejected.extend(rejected_mean.iter().map(|&x| x as f32));
+    });
+    (chosen, rejected)
+}
+
 impl LinearTransport {
+    fn of(lines: &[Line]) -> Self {
+        Self {
+            scale: lines.iter().map(|line| line.scale).collect(),
+            shift: lines.iter().map(|line| line.shift).collect(),
+            low: lines.iter().map(|line| line.low).collect(),
+            high: lines.iter().map(|line| line.high).collect(),
+        }
+    }
+
     /// Returns the operator, rounded to f32.
     ///
     /// # Errors
@@ -177,6 +214,30 @@ struct Line {
     high: f32,
 }
 
+impl Line {
+    /// The line of a coordinate that is left alone: its support is empty.
+    const NONE: Self = Self {
+        scale: 1.0,
+        shift: 0.0,
+        low: f32::MAX,
+        high: f32::MIN,
+    };
+}
+
+/// Fits each coordinate's line on a device from columns of both classes, chosen and rejected, `[columns, samples]`.
+fn by_columns(
+    hidden: usize,
+    form: Form,
+    columns: impl Fn(usize, usize) -> Result<[Tensor; 2], FitError>,
+) -> Result<LinearTransport, FitError> {
+    let mut lines = Vec::with_capacity(hidden);
+    for first in (0..hidden).step_by(on_device::COLUMNS) {
+        let [chosen, rejected] = columns(first, on_device::COLUMNS.min(hidden - first))?;
+        lines.extend(on_device::lines(&rejected, &chosen, form)?);
+    }
+    Ok(LinearTransport::of(&lines))
+}
+
 /// Fits each coordinate's line from `samples` pairs of rows `(source, target)`.
 fn by_coordinate<'a>(
     hidden: usize,
@@ -207,13 +268,7 @@ fn by_coordinate<'a>(
             .collect()
         })
         .collect();
-    let lines: Vec<Line> = lines.concat();
-    LinearTransport {
-        scale: lines.iter().map(|line| line.scale).collect(),
-        shift: lines.iter().map(|line| line.shift).collect(),
-        low: lines.iter().map(|line| line.low).collect(),
-        high: lines.iter().map(|line| line.high).collect(),
-    }
+    LinearTransport::of(&lines.concat())
 }
 
 /// Fits the least-squares line through the pairs of equal quantiles of two samples.
@@ -271,13 +326,7 @@ fn gaussian_line(source: &[f32], target: &[f32]) -> Line {
     };
     let ((mean_x, deviation_x), (mean_y, deviation_y)) = (moments(source), moments(target));
     if deviation_x <= LEAST_DEVIATION || deviation_y <= LEAST_DEVIATION {
-        // An empty support.
-        return Line {
-            scale: 1.0,
-            shift: 0.0,
-            low: f32::MAX,
-            high: f32::MIN,
-        };
+        return Line::NONE;
     }
     let scale = deviation_y / deviation_x;
     Line {

@@ -4,6 +4,7 @@
 //! position of each text, responses are averaged over their positions first.
 
 use crate::FitError;
+use crate::device_states::DeviceStates;
 use crate::moments::{Averaging, TwoLevelMean};
 use crate::paired_states::PairedStates;
 
@@ -42,21 +43,9 @@ pub fn fit(
     rows: &[usize],
     averaging: Averaging,
 ) -> Result<MeanDifference, FitError> {
-    let mut chosen = TwoLevelMean::new(states.hidden(), averaging);
-    let mut rejected = TwoLevelMean::new(states.hidden(), averaging);
-    for &row in rows {
-        let pair = u64::from(states.pair(row));
-        chosen.push(pair, states.chosen(row))?;
-        rejected.push(pair, states.rejected(row))?;
-    }
-    let (chosen, chosen_norm) = chosen.finish("chosen")?;
-    let (rejected, rejected_norm) = rejected.finish("rejected")?;
-    let fitted = MeanDifference {
-        vector: match weighted(states, rows, averaging) {
-            Some(vector) => vector,
-            None => chosen.iter().zip(&rejected).map(|(a, b)| a - b).collect(),
-        },
-        state_norm: (chosen_norm + rejected_norm) / 2.0,
+    let fitted = match states.device() {
+        Some(device) => on_device(states, device, rows, averaging)?,
+        None => on_host(states, rows, averaging)?,
     };
     let difference = fitted.norm();
     if difference <= IDENTICAL * fitted.state_norm {
@@ -66,6 +55,64 @@ pub fn fit(
         });
     }
     Ok(fitted)
+}
+
+fn on_host(
+    states: &PairedStates<'_>,
+    rows: &[usize],
+    averaging: Averaging,
+) -> Result<MeanDifference, FitError> {
+    let mut chosen = TwoLevelMean::new(states.hidden(), averaging);
+    let mut rejected = TwoLevelMean::new(states.hidden(), averaging);
+    for &row in rows {
+        let pair = u64::from(states.pair(row));
+        chosen.push(pair, states.chosen(row))?;
+        rejected.push(pair, states.rejected(row))?;
+    }
+    let (chosen, chosen_norm) = chosen.finish("chosen")?;
+    let (rejected, rejected_norm) = rejected.finish("rejected")?;
+    Ok(MeanDifference {
+        vector: match weighted(states, rows, averaging) {
+            Some(vector) => vector,
+            None => chosen.iter().zip(&rejected).map(|(a, b)| a - b).collect(),
+        },
+        state_norm: (chosen_norm + rejected_norm) / 2.0,
+    })
+}
+
+/// The same as one product: every row has a weight.
+fn on_device(
+    states: &PairedStates<'_>,
+    device: &DeviceStates,
+    rows: &[usize],
+    averaging: Averaging,
+) -> Result<MeanDifference, FitError> {
+    if rows.is_empty() {
+        return Err(FitError::EmptyClass { class: "chosen" });
+    }
+    let weights_of = |equal: bool| {
+        let mut weights = vec![0.0; states.rows()];
+        for pair in rows.chunk_by(|&left, &right| states.pair(left) == states.pair(right)) {
+            let given = if equal { None } else { states.weight(pair[0]) };
+            let of_row = match averaging {
+                Averaging::TwoLevel => given.unwrap_or(1.0) / pair.len() as f64,
+                Averaging::Flat => given.unwrap_or(1.0),
+            };
+            pair.iter().for_each(|&row| weights[row] = of_row);
+        }
+        weights
+    };
+    let mut weights = weights_of(false);
+    if weights.iter().sum::<f64>() <= 0.0 {
+        weights = weights_of(true);
+    }
+    let total: f64 = weights.iter().sum();
+    weights.iter_mut().for_each(|weight| *weight /= total);
+    let negated = weights.iter().map(|weight| -weight).collect();
+    Ok(MeanDifference {
+        vector: states.combined(device, [weights, negated])?,
+        state_norm: states.mean_norm(rows),
+    })
 }
 
 /// Returns the weighted mean of the pairs' differences, `[hidden]`; none where all pairs weigh the same.

@@ -3,7 +3,21 @@
 use crate::preference::Preference;
 use candle_core::{D, DType, Device, Tensor};
 use candle_nn::ops::log_softmax;
+use rayon::prelude::*;
 use sims_model::{Batch, ModelError, TracedDecoder};
+
+/// Calls `work` with each pair and returns what it gives, in order: on all threads of the CPU; on another device one after
+/// the other, since its launches queue in any case.
+pub(crate) fn of_each<P: Sync, T: Send, E: Send>(
+    pairs: &[P],
+    device: &Device,
+    work: impl Fn(&P) -> Result<T, E> + Sync,
+) -> Result<Vec<T>, E> {
+    match device.is_cpu() {
+        true => pairs.par_iter().map(&work).collect(),
+        false => pairs.iter().map(work).collect(),
+    }
+}
 
 /// The rows of a pair, and which of them predict its responses.
 pub(crate) struct PairBatch {
@@ -17,8 +31,8 @@ pub(crate) struct PairBatch {
 }
 
 impl PairBatch {
-    /// Lays out the prompt, and both responses without their last token.
-    pub(crate) fn new(pair: &Preference) -> Result<Self, ModelError> {
+    /// Lays out the prompt, and both responses without their last token, for a pass on `device`.
+    pub(crate) fn new(pair: &Preference, device: &Device) -> Result<Self, ModelError> {
         let prompt = pair.prompt.len();
         let mut batch = Batch::default();
         batch.push(&pair.prompt, Vec::new(), 0, 0);
@@ -36,8 +50,8 @@ impl PairBatch {
         let count = predicted.len();
         Ok(Self {
             batch,
-            predicting: Tensor::from_vec(predicting, count, &Device::Cpu)?,
-            predicted: Tensor::from_vec(predicted, (count, 1), &Device::Cpu)?,
+            predicting: Tensor::from_vec(predicting, count, device)?,
+            predicted: Tensor::from_vec(predicted, (count, 1), device)?,
             chosen: pair.chosen.len(),
         })
     }

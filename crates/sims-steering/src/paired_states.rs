@@ -1,8 +1,10 @@
 //! The input of every fit: chosen and rejected hidden states of one layer, row by row, and their split.
 
+use crate::device_states::DeviceStates;
 use crate::FitError;
 use crate::random::stream;
 use crate::real::norm;
+use candle_core::Tensor;
 use sims_stats::split::held_out_by_group;
 
 /// Chosen and rejected states of one layer, paired row by row.
@@ -17,6 +19,7 @@ pub struct PairedStates<'a> {
     prompts: &'a [u32],
     flipped: &'a [bool],
     weights: &'a [f64],
+    device: Option<&'a DeviceStates>,
 }
 
 impl<'a> PairedStates<'a> {
@@ -66,6 +69,7 @@ impl<'a> PairedStates<'a> {
             prompts,
             flipped: &[],
             weights: &[],
+            device: None,
         })
     }
 
@@ -83,6 +87,66 @@ impl<'a> PairedStates<'a> {
     #[must_use]
     pub fn with_weights(self, weights: &'a [f64]) -> Self {
         Self { weights, ..self }
+    }
+
+    /// Returns the same states with their copy on a device, where fits then compute; without one they stay on the host.
+    #[must_use]
+    pub fn on_device(self, device: Option<&'a DeviceStates>) -> Self {
+        Self { device, ..self }
+    }
+
+    /// Returns the copy on a device.
+    pub(crate) fn device(&self) -> Option<&'a DeviceStates> {
+        self.device
+    }
+
+    /// Returns the products of every row with a direction, computed on the device: of chosen and of rejected states.
+    pub(crate) fn projected(
+        &self,
+        device: &DeviceStates,
+        direction: &[f64],
+    ) -> Result<[Vec<f64>; 2], FitError> {
+        let mut along = device.project(direction)?;
+        self.exchange(&mut along);
+        Ok(along)
+    }
+
+    /// Returns the sum of all rows with weights for chosen and rejected states, computed on the device: `[hidden]`.
+    ///
+    /// `weights`: `[rows]` of both classes; 0 for rows to leave out.
+    pub(crate) fn combined(
+        &self,
+        device: &DeviceStates,
+        mut weights: [Vec<f64>; 2],
+    ) -> Result<Vec<f64>, FitError> {
+        self.exchange(&mut weights);
+        Ok(device.combine(&weights)?)
+    }
+
+    /// Returns columns of the given rows on the device, chosen and rejected: `[columns, rows]`, f64.
+    pub(crate) fn columns(
+        &self,
+        device: &DeviceStates,
+        rows: &[usize],
+        first: usize,
+        columns: usize,
+    ) -> Result<[Tensor; 2], FitError> {
+        let flipped: Vec<u8> = rows
+            .iter()
+            .map(|&row| u8::from(self.is_flipped(row)))
+            .collect();
+        let rows: Vec<u32> = rows.iter().map(|&row| row as u32).collect();
+        Ok(device.columns(&rows, &flipped, first, columns)?)
+    }
+
+    /// Exchanges the classes' entries of flipped rows.
+    fn exchange(&self, classes: &mut [Vec<f64>; 2]) {
+        let [first, second] = classes;
+        for (row, (a, b)) in first.iter_mut().zip(second).enumerate() {
+            if self.is_flipped(row) {
+                std::mem::swap(a, b);
+            }
+        }
     }
 
     /// Returns the weight of the row's pair; none if all weigh the same.
@@ -132,10 +196,11 @@ impl<'a> PairedStates<'a> {
 
     /// Returns the mean norm of the given rows of both classes.
     pub fn mean_norm(&self, rows: &[usize]) -> f64 {
-        let sum: f64 = rows
-            .iter()
-            .map(|&row| norm(self.chosen(row)) + norm(self.rejected(row)))
-            .sum();
+        let both = |&row: &usize| match self.device {
+            Some(device) => device.norm(0, row) + device.norm(1, row),
+            None => norm(self.chosen(row)) + norm(self.rejected(row)),
+        };
+        let sum: f64 = rows.iter().map(both).sum();
         sum / (2 * rows.len()).max(1) as f64
     }
 

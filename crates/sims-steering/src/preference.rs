@@ -6,12 +6,11 @@
 //! `[tokens, hidden]`. Pairs are computed one by one, so that nothing depends on a batch or on threads.
 
 use crate::FitError;
-use crate::pair_batch::PairBatch;
+use crate::pair_batch::{PairBatch, of_each};
 use crate::real::norm;
 use crate::steering::Steering;
 use crate::{Edit, Operator, SteeringError};
 use candle_core::{D, Device, Tensor, Var};
-use rayon::prelude::*;
 use sims_model::{Decoder, ModelError, TracedDecoder};
 use std::collections::BTreeMap;
 
@@ -51,7 +50,7 @@ pub struct PreferenceOdds<'a> {
 /// A pair, and what of it does not depend on the vectors.
 pub struct PreparedPair {
     laid_out: PairBatch,
-    /// Output of the lowest vector's block, `[rows, hidden]`, incumbent included.
+    /// Output of the lowest vector's block, `[rows, hidden]`, incumbent included; on the host, since all pairs' are kept.
     states: Tensor,
     /// `[rows, 1]`: 1 where a vector is added.
     edited: Tensor,
@@ -96,7 +95,7 @@ impl<'a> PreferenceOdds<'a> {
     /// Prepares vectors at `layers` (0-based, the block's output) on top of an incumbent.
     ///
     /// # Errors
-    /// [`FitError::Model`] for a decoder that was not read with [`Kernels::Candle`](sims_model::Kernels) on the CPU,
+    /// [`FitError::Model`] for a decoder that was not read with [`Kernels::Candle`](sims_model::Kernels) on one device,
     /// [`FitError::Operator`] for no layer, one that the model does not have or an incumbent of another width,
     /// [`FitError::Underivable`] for an incumbent with other edits than vectors.
     pub fn new(
@@ -118,6 +117,7 @@ impl<'a> PreferenceOdds<'a> {
             }
             .into());
         }
+        let traced = decoder.traced()?;
         let mut shifts = BTreeMap::new();
         for layer in incumbent.map(Steering::layers).unwrap_or_default() {
             let Some(shift) = incumbent.and_then(|incumbent| shift(incumbent, layer)) else {
@@ -130,11 +130,11 @@ impl<'a> PreferenceOdds<'a> {
                 }
                 .into());
             }
-            let tensor = Tensor::from_vec(shift, (1, hidden_size), &Device::Cpu);
+            let tensor = Tensor::from_vec(shift, (1, hidden_size), traced.device());
             shifts.insert(layer, tensor.map_err(ModelError::from)?);
         }
         Ok(Self {
-            traced: decoder.traced()?,
+            traced,
             num_hidden_layers,
             hidden_size,
             layers,
@@ -151,6 +151,22 @@ impl<'a> PreferenceOdds<'a> {
     /// Returns the model's hidden size.
     pub fn hidden_size(&self) -> usize {
         self.hidden_size
+    }
+
+    /// Runs each pair without the vectors, and keeps what they do not change; calls `progress` after every pair.
+    ///
+    /// # Errors
+    /// As [`prepare`](Self::prepare).
+    pub fn prepare_all(
+        &self,
+        pairs: &[Preference],
+        progress: &(dyn Fn() + Sync),
+    ) -> Result<Vec<PreparedPair>, FitError> {
+        of_each(pairs, self.traced.device(), |pair| {
+            let prepared = self.prepare(pair);
+            progress();
+            prepared
+        })
     }
 
     /// Runs a pair without the vectors, and keeps what they do not change.
@@ -182,16 +198,13 @@ impl<'a> PreferenceOdds<'a> {
         let ratios = |pair: &&PreparedPair| -> Result<[f64; 2], ModelError> {
             let vectors: Vec<Tensor> = vectors
                 .iter()
-                .map(|vector| row(vector))
+                .map(|vector| self.row(vector))
                 .collect::<Result<_, _>>()?;
             let [chosen, rejected] = self.log_probabilities(pair, &vectors)?;
             let found = [chosen.to_scalar::<f64>()?, rejected.to_scalar()?];
             Ok([0, 1].map(|class| found[class] - pair.reference[class]))
         };
-        Ok(pairs
-            .par_iter()
-            .map(ratios)
-            .collect::<Result<_, ModelError>>()?)
+        Ok(of_each(pairs, self.traced.device(), ratios)?)
     }
 
     /// Returns, for each pair, the log-odds under `vectors` and their derivatives.
@@ -206,7 +219,7 @@ impl<'a> PreferenceOdds<'a> {
         let gradient = |pair: &&PreparedPair| -> Result<OddsGradient, ModelError> {
             let variables: Vec<Var> = vectors
                 .iter()
-                .map(|vector| Ok::<_, ModelError>(Var::from_tensor(&row(vector)?)?))
+                .map(|vector| Ok::<_, ModelError>(Var::from_tensor(&self.row(vector)?)?))
                 .collect::<Result<_, _>>()?;
             let tensors: Vec<Tensor> = variables.iter().map(|v| v.as_tensor().clone()).collect();
             let [chosen, rejected] = self.log_probabilities(pair, &tensors)?;
@@ -225,20 +238,17 @@ impl<'a> PreferenceOdds<'a> {
                 slopes: slopes.collect::<Result<_, ModelError>>()?,
             })
         };
-        Ok(pairs
-            .par_iter()
-            .map(gradient)
-            .collect::<Result<_, ModelError>>()?)
+        Ok(of_each(pairs, self.traced.device(), gradient)?)
     }
 
     /// Lays out the pair and runs it without the vectors.
     fn run_unsteered(&self, pair: &Preference) -> Result<PreparedPair, ModelError> {
         let prompt = pair.prompt.len();
-        let laid_out = PairBatch::new(pair)?;
+        let laid_out = PairBatch::new(pair, self.traced.device())?;
         let rows = laid_out.batch.tokens.len();
         let column = |from: usize| {
             let values: Vec<f32> = (0..rows).map(|row| f32::from(row >= from)).collect();
-            Tensor::from_vec(values, (rows, 1), &Device::Cpu)
+            Tensor::from_vec(values, (rows, 1), self.traced.device())
         };
         let steered = column(prompt.saturating_sub(1))?;
         let edited = match self.positions {
@@ -260,7 +270,7 @@ impl<'a> PreferenceOdds<'a> {
             next = layer + 1;
             prepared.figures.push(figures(&prepared, &hidden)?);
             if index == 0 {
-                prepared.states = hidden.clone();
+                prepared.states = hidden.to_device(&Device::Cpu)?;
             }
         }
         hidden = self.advance(&prepared, &hidden, next, self.num_hidden_layers)?;
@@ -275,7 +285,7 @@ impl<'a> PreferenceOdds<'a> {
         pair: &PreparedPair,
         vectors: &[Tensor],
     ) -> Result<[Tensor; 2], ModelError> {
-        let mut hidden = pair.states.clone();
+        let mut hidden = pair.states.to_device(self.traced.device())?;
         let mut next = self.layers[0] + 1;
         for (&layer, vector) in self.layers.iter().zip(vectors) {
             if layer + 1 > next {
@@ -286,6 +296,12 @@ impl<'a> PreferenceOdds<'a> {
         }
         hidden = self.advance(pair, &hidden, next, self.num_hidden_layers)?;
         pair.laid_out.log_probabilities(&self.traced, &hidden)
+    }
+
+    /// Returns a vector as `[1, hidden]`.
+    fn row(&self, vector: &[f32]) -> Result<Tensor, ModelError> {
+        let shape = (1, vector.len());
+        Ok(Tensor::from_slice(vector, shape, self.traced.device())?)
     }
 
     /// Runs the blocks from `start` up to `end`, the incumbent after each that it steers.
@@ -320,12 +336,6 @@ fn shift(steering: &Steering, layer: usize) -> Option<Vec<f32>> {
         .then(|| steering.additive_shift(layer))
         .flatten()?;
     Some(shift.into_iter().map(|x| x as f32).collect())
-}
-
-/// Returns a vector as `[1, hidden]`.
-fn row(vector: &[f32]) -> Result<Tensor, ModelError> {
-    let shape = (1, vector.len());
-    Ok(Tensor::from_slice(vector, shape, &Device::Cpu)?)
 }
 
 fn figures(pair: &PreparedPair, hidden: &Tensor) -> Result<StateFigures, ModelError> {

@@ -4,6 +4,7 @@
 //! is about zero; ours point from rejected to chosen, so centring them would remove what is looked for.
 
 use crate::FitError;
+use crate::device_states::DeviceMatrix;
 use crate::paired_states::PairedStates;
 use crate::random::{NormalDraw, stream};
 use crate::real::{dot, norm};
@@ -62,14 +63,25 @@ pub fn fit(
             state_norm,
         });
     }
+    let matrix = match states.device() {
+        Some(device) => {
+            let device = device.device();
+            Differences::Device(DeviceMatrix::upload(&differences, hidden, device)?)
+        }
+        None => Differences::Host(&differences),
+    };
     let least = LEAST_SHARE / pairs.min(hidden) as f64;
     let mut direction = start(hidden, seed);
     let mut eigenvalue = 0.0;
-    let is_found = (0..RESTARTS).any(|_| {
+    let mut is_found = false;
+    for _ in 0..RESTARTS {
         let residual;
-        (direction, eigenvalue, residual) = lanczos(&differences, direction.clone());
-        residual <= TOLERANCE * eigenvalue
-    });
+        (direction, eigenvalue, residual) = lanczos(&matrix, direction)?;
+        is_found = residual <= TOLERANCE * eigenvalue;
+        if is_found {
+            break;
+        }
+    }
     let explained = eigenvalue / total;
     // One pair spans one axis, which explains everything.
     if !is_found || (explained < least && pairs.min(hidden) > 1) {
@@ -112,13 +124,16 @@ fn scale(vector: &mut [f64]) -> f64 {
 /// Returns the longest axis of the Krylov space of `start`, its eigenvalue, and its residual.
 ///
 /// Every new basis vector is made orthogonal to all before, twice, so that rounding brings none of them back.
-fn lanczos(differences: &[f64], start: Vec<f64>) -> (Vec<f64>, f64, f64) {
+fn lanczos(
+    differences: &Differences<'_>,
+    start: Vec<f64>,
+) -> Result<(Vec<f64>, f64, f64), FitError> {
     let hidden = start.len();
     let mut basis = vec![start];
     let (mut diagonal, mut beside): (Vec<f64>, Vec<f64>) = (Vec::new(), Vec::new());
     loop {
         let last = &basis[basis.len() - 1];
-        let mut next = curved(differences, last);
+        let mut next = differences.curved(last)?;
         diagonal.push(dot(&next, last));
         for _ in 0..2 {
             for vector in &basis {
@@ -156,7 +171,23 @@ fn lanczos(differences: &[f64], start: Vec<f64>) -> (Vec<f64>, f64, f64) {
     }
     scale(&mut axis);
     let residual = (beside[size - 1] * weights[size - 1]).abs();
-    (axis, eigenvalue, residual)
+    Ok((axis, eigenvalue, residual))
+}
+
+/// The matrix of differences `D`, `[pairs, hidden]`, where its products are computed.
+enum Differences<'a> {
+    Host(&'a [f64]),
+    Device(DeviceMatrix),
+}
+
+impl Differences<'_> {
+    /// Returns `DᵀD·vector`.
+    fn curved(&self, vector: &[f64]) -> Result<Vec<f64>, FitError> {
+        Ok(match self {
+            Self::Host(differences) => curved(differences, vector),
+            Self::Device(matrix) => matrix.transposed_times(&matrix.times(vector)?)?,
+        })
+    }
 }
 
 /// Returns `DᵀD·vector` for the matrix of differences `D`, `[pairs, hidden]`.

@@ -5,6 +5,7 @@
 
 use crate::FitError;
 use crate::angle_net::sigmoid;
+use crate::device_states::DeviceStates;
 use crate::paired_states::PairedStates;
 
 /// A fitted probe.
@@ -49,7 +50,7 @@ pub fn fit(
         scale: (states.hidden() as f64).sqrt() / state_norm,
         inverse_penalty,
     };
-    let (weight, steps) = problem.minimise();
+    let (weight, steps) = problem.minimise()?;
     let length = product(&weight, &weight).sqrt();
     if length < 1e-8 {
         return Err(FitError::IdenticalClasses {
@@ -83,53 +84,100 @@ impl Problem<'_> {
         self.scale * mixed_product(weight, state)
     }
 
-    fn loss(&self, weight: &[f64]) -> f64 {
+    /// Returns the states' products with a vector in the order of [`each`](Self::each), if they are on a device.
+    fn margins_on_device(&self, vector: &[f64]) -> Result<Option<Vec<f64>>, FitError> {
+        let Some(device) = self.states.device() else {
+            return Ok(None);
+        };
+        let [chosen, rejected] = self.states.projected(device, vector)?;
+        let both = |&row: &usize| [self.scale * chosen[row], self.scale * rejected[row]];
+        Ok(Some(self.rows.iter().flat_map(both).collect()))
+    }
+
+    /// Adds the states, each times its weight, to `sum`; on the device.
+    fn add_on_device(
+        &self,
+        device: &DeviceStates,
+        weights: &[f64],
+        sum: &mut [f64],
+    ) -> Result<(), FitError> {
+        let mut by_class = [0, 1].map(|_| vec![0.0; self.states.rows()]);
+        for (&row, weights) in self.rows.iter().zip(weights.chunks_exact(2)) {
+            by_class[0][row] = weights[0];
+            by_class[1][row] = weights[1];
+        }
+        let added = self.states.combined(device, by_class)?;
+        sum.iter_mut().zip(added).for_each(|(sum, x)| *sum += x);
+        Ok(())
+    }
+
+    fn loss(&self, weight: &[f64]) -> Result<f64, FitError> {
         let mut sum = 0.0;
-        self.each(|label, state| sum += softplus(-label * self.margin(weight, state)));
-        0.5 * product(weight, weight) + self.inverse_penalty * sum
+        match self.margins_on_device(weight)? {
+            Some(margins) => labelled(&margins, |label, margin| sum += softplus(-label * margin)),
+            None => self.each(|label, state| sum += softplus(-label * self.margin(weight, state))),
+        }
+        Ok(0.5 * product(weight, weight) + self.inverse_penalty * sum)
     }
 
     /// Returns the gradient, and each state's curvature `σ(1 − σ)`.
-    fn gradient(&self, weight: &[f64]) -> (Vec<f64>, Vec<f64>) {
+    fn gradient(&self, weight: &[f64]) -> Result<(Vec<f64>, Vec<f64>), FitError> {
         let mut gradient = weight.to_vec();
         let mut curvature = Vec::with_capacity(2 * self.rows.len());
-        self.each(|label, state| {
-            let margin = self.margin(weight, state);
+        // A state's factor in the gradient.
+        let mut factor = |label: f64, margin: f64| {
             let wrong = sigmoid(-label * margin);
             curvature.push(wrong * (1.0 - wrong));
-            add_scaled(
-                &mut gradient,
-                -self.inverse_penalty * label * wrong * self.scale,
-                state,
-            );
-        });
-        (gradient, curvature)
+            -self.inverse_penalty * label * wrong * self.scale
+        };
+        match (self.states.device(), self.margins_on_device(weight)?) {
+            (Some(device), Some(margins)) => {
+                let mut factors = Vec::with_capacity(margins.len());
+                labelled(&margins, |label, margin| factors.push(factor(label, margin)));
+                self.add_on_device(device, &factors, &mut gradient)?;
+            }
+            _ => self.each(|label, state| {
+                let factor = factor(label, self.margin(weight, state));
+                add_scaled(&mut gradient, factor, state);
+            }),
+        }
+        Ok((gradient, curvature))
     }
 
     /// Multiplies a vector by the Hessian.
-    fn curve(&self, curvature: &[f64], vector: &[f64]) -> Vec<f64> {
+    fn curve(&self, curvature: &[f64], vector: &[f64]) -> Result<Vec<f64>, FitError> {
         let mut result = vector.to_vec();
+        if let (Some(device), Some(margins)) =
+            (self.states.device(), self.margins_on_device(vector)?)
+        {
+            let weights = curvature.iter().zip(&margins);
+            let weights: Vec<f64> = weights
+                .map(|(curvature, margin)| curvature * self.inverse_penalty * self.scale * margin)
+                .collect();
+            self.add_on_device(device, &weights, &mut result)?;
+            return Ok(result);
+        }
         let mut next = curvature.iter();
         self.each(|_, state| {
             let weight = next.next().copied().unwrap_or(0.0) * self.inverse_penalty * self.scale;
             add_scaled(&mut result, weight * self.margin(vector, state), state);
         });
-        result
+        Ok(result)
     }
 
-    fn minimise(&self) -> (Vec<f64>, usize) {
+    fn minimise(&self) -> Result<(Vec<f64>, usize), FitError> {
         let mut weight = vec![0.0; self.states.hidden()];
-        let mut loss = self.loss(&weight);
+        let mut loss = self.loss(&weight)?;
         let mut first_norm = None;
         for step in 0..MAX_STEPS {
-            let (gradient, curvature) = self.gradient(&weight);
+            let (gradient, curvature) = self.gradient(&weight)?;
             let norm = product(&gradient, &gradient).sqrt();
             let first = *first_norm.get_or_insert(norm);
             if norm <= TOLERANCE * first || norm == 0.0 {
-                return (weight, step);
+                return Ok((weight, step));
             }
             let tolerance = (norm / first).sqrt().min(0.1) * norm;
-            let direction = self.conjugate_gradients(&curvature, &gradient, tolerance);
+            let direction = self.conjugate_gradients(&curvature, &gradient, tolerance)?;
             let slope = product(&gradient, &direction);
             let mut length = 1.0;
             let accepted = loop {
@@ -138,7 +186,7 @@ impl Problem<'_> {
                     .zip(&direction)
                     .map(|(w, d)| w + length * d)
                     .collect();
-                let candidate_loss = self.loss(&candidate);
+                let candidate_loss = self.loss(&candidate)?;
                 if candidate_loss <= loss + 1e-4 * length * slope {
                     break Some((candidate, candidate_loss));
                 }
@@ -150,14 +198,19 @@ impl Problem<'_> {
             match accepted {
                 Some((candidate, candidate_loss)) => (weight, loss) = (candidate, candidate_loss),
                 // The loss no longer resolves the step: this is the minimum in double precision.
-                None => return (weight, step),
+                None => return Ok((weight, step)),
             }
         }
-        (weight, MAX_STEPS)
+        Ok((weight, MAX_STEPS))
     }
 
     /// Solves `H·d = −g` until the residual is below `tolerance`.
-    fn conjugate_gradients(&self, curvature: &[f64], gradient: &[f64], tolerance: f64) -> Vec<f64> {
+    fn conjugate_gradients(
+        &self,
+        curvature: &[f64],
+        gradient: &[f64],
+        tolerance: f64,
+    ) -> Result<Vec<f64>, FitError> {
         let mut solution = vec![0.0; gradient.len()];
         let mut residual: Vec<f64> = gradient.iter().map(|g| -g).collect();
         let mut direction = residual.clone();
@@ -166,7 +219,7 @@ impl Problem<'_> {
             if squared.sqrt() <= tolerance {
                 break;
             }
-            let curved = self.curve(curvature, &direction);
+            let curved = self.curve(curvature, &direction)?;
             let length = squared / product(&direction, &curved);
             for index in 0..solution.len() {
                 solution[index] += length * direction[index];
@@ -178,7 +231,15 @@ impl Problem<'_> {
             }
             squared = next;
         }
-        solution
+        Ok(solution)
+    }
+}
+
+/// Calls `visit` with the label of each state, chosen and rejected in turn, and its margin.
+fn labelled(margins: &[f64], mut visit: impl FnMut(f64, f64)) {
+    for both in margins.chunks_exact(2) {
+        visit(1.0, both[0]);
+        visit(-1.0, both[1]);
     }
 }
 

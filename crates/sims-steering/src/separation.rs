@@ -2,6 +2,7 @@
 //!
 //! Rows of one prompt are not independent. They are averaged first, so every interval counts prompts.
 
+use crate::FitError;
 use crate::paired_states::PairedStates;
 use crate::real::Real;
 use sims_stats::{Interval, StatsError, proportion, roc};
@@ -29,7 +30,21 @@ impl Scores {
     }
 
     /// Projects the given rows of both classes onto a direction, `[hidden]`.
-    pub fn along<T: Real>(direction: &[T], states: &PairedStates<'_>, rows: &[usize]) -> Self {
+    ///
+    /// # Errors
+    /// [`FitError::Model`] for states on a device that fails.
+    pub fn along<T: Real>(
+        direction: &[T],
+        states: &PairedStates<'_>,
+        rows: &[usize],
+    ) -> Result<Self, FitError> {
+        let prompts = rows.iter().map(|&row| states.prompt(row)).collect();
+        if let Some(device) = states.device() {
+            let direction: Vec<f64> = direction.iter().map(|x| x.to_f64()).collect();
+            let along = states.projected(device, &direction)?;
+            let [chosen, rejected] = along.map(|along| rows.iter().map(|&row| along[row]).collect());
+            return Ok(Self::new(chosen, rejected, prompts));
+        }
         let project = |state: &[f32]| -> f64 {
             state
                 .iter()
@@ -37,7 +52,7 @@ impl Scores {
                 .map(|(&a, v)| f64::from(a) * v.to_f64())
                 .sum()
         };
-        Self {
+        Ok(Self {
             chosen: rows
                 .iter()
                 .map(|&row| project(states.chosen(row)))
@@ -46,8 +61,8 @@ impl Scores {
                 .iter()
                 .map(|&row| project(states.rejected(row)))
                 .collect(),
-            prompts: rows.iter().map(|&row| states.prompt(row)).collect(),
-        }
+            prompts,
+        })
     }
 
     /// Returns the area under the ROC curve: the chance that one prompt's mean chosen score exceeds

@@ -10,6 +10,7 @@ use sims_artifact::{Digest, ModelManifest, read_prompts};
 use sims_extract::PositionSet;
 use sims_extract::sequence::{PlannedPair, Planner};
 use sims_stage::{Interrupted, Numerics, Role, Stage, StageIo};
+use sims_model::numerics_class;
 use sims_steering::bipo::{Trained, train};
 use sims_steering::preference::PreferenceOdds;
 use sims_steering::{Compose, FitError, FitSummary, LayerFit, Steering};
@@ -29,8 +30,7 @@ impl Stage for Train {
   sims-train --pairs pairs.parquet --prompts train.parquet --model data/tiny --layers 3 --learning-rate 0.01 --out trained
   sims-train --pairs pairs.parquet --prompts train.parquet --model data/tiny --incumbent accepted.safetensors --out trained";
     const BEHAVIOUR: u32 = 1;
-    // Whatever the device, training is on the CPU.
-    const NUMERICS: Numerics = Numerics::Model(|_| "cpu");
+    const NUMERICS: Numerics = Numerics::Model(numerics_class);
     type Params = TrainParams;
 
     fn inputs() -> Vec<Role> {

@@ -2,24 +2,28 @@
 
 use sims_extract::sequence::PlannedPair;
 use sims_model::language_model::set_threads;
-use sims_model::{Kernels, LanguageModel, LoadOptions};
+use sims_model::{DeviceChoice, Kernels, LanguageModel, LoadOptions};
 use sims_stage::{BadInput, StageIo};
 
-/// Opens the model of role `model` with a decoder that candle can differentiate, on the CPU whatever the device.
+/// Opens the model of role `model` in f32 with a decoder that candle can differentiate.
 ///
 /// # Errors
-/// [`BadInput`] for a model that cannot be loaded.
-pub fn traced_model(io: &mut StageIo) -> anyhow::Result<LanguageModel> {
+/// [`BadInput`] for a model that cannot be loaded, several devices, or one that this build or machine does not have.
+pub fn traced_model(io: &StageIo) -> anyhow::Result<LanguageModel> {
     set_threads(io.threads()).map_err(bad_input)?;
-    if !matches!(io.device(), "auto" | "cpu") {
-        let device = io.device().to_owned();
-        io.warn(format!(
-            "training runs on the CPU, not on {device}: the kernels for devices have no derivatives"
-        ));
+    let device: DeviceChoice = io.device().parse().map_err(bad_input)?;
+    let options = LoadOptions {
+        devices: device.open().map_err(bad_input)?,
+        ..LoadOptions::default()
+    };
+    if options.devices.len() > 1 {
+        return Err(BadInput::new(format!(
+            "training runs on one device, not on {device}; name one of them"
+        ))
+        .into());
     }
     let model = io.input("model")?;
-    let loaded = LanguageModel::load_with(model, &LoadOptions::default(), Kernels::Candle);
-    Ok(loaded.map_err(bad_input)?)
+    Ok(LanguageModel::load_with(model, &options, Kernels::Candle).map_err(bad_input)?)
 }
 
 /// Warns of pairs of two identical responses, which are left out.

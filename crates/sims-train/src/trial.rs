@@ -2,7 +2,6 @@
 
 use crate::params::TrainParams;
 use crate::{SplitPairs, TrainError};
-use rayon::prelude::*;
 use sims_extract::sequence::PlannedPair;
 use sims_stats::Interval;
 use sims_steering::bipo::{Trained, times};
@@ -77,14 +76,7 @@ impl Trial {
         progress: &(dyn Fn() + Sync),
     ) -> Result<Self, TrainError> {
         let split = SplitPairs::new(planned, params.labels, params.held_out, params.seed)?;
-        let prepare = |pairs: &[Preference]| -> Result<Vec<PreparedPair>, FitError> {
-            let prepare = |pair: &Preference| {
-                let prepared = odds.prepare(pair);
-                progress();
-                prepared
-            };
-            pairs.par_iter().map(prepare).collect()
-        };
+        let prepare = |pairs: &[Preference]| odds.prepare_all(pairs, progress);
         let ids = split.held_out.iter().map(|pair| pair.pair_id.clone());
         Ok(Self {
             fit: prepare(&split.fit)?,

@@ -74,6 +74,23 @@ fn the_best_heads_are_shifted_along_their_mean_difference() {
     assert_eq!((steering.operator(), fit.step), ("iti", 2.0));
 }
 
+/// The same heads in a narrower model are fitted the same.
+#[test]
+fn heads_may_be_wider_than_the_residual_stream() {
+    let bench = bench();
+    bench.succeeds("equal", &with(&["--heads", "2"]));
+    bench.read_from_heads_of(HIDDEN / 2);
+    bench.succeeds("narrow", &with(&["--heads", "2"]));
+    assert_eq!(bench.report("narrow"), bench.report("equal"));
+    let vectors = |name: &str| {
+        let steering = bench.steering(name);
+        let shifts = steering.layers().into_iter();
+        let shifts = shifts.filter_map(|layer| Some(steering.head_shift(layer)?.vector().to_vec()));
+        shifts.collect::<Vec<_>>()
+    };
+    assert_eq!(vectors("narrow"), vectors("equal"));
+}
+
 #[test]
 fn fits_of_heads_repeat_and_stack() {
     let bench = bench();

@@ -86,17 +86,22 @@ impl Bench {
 
     /// Says that the states are what four heads put out.
     pub(crate) fn read_from_heads(&self) {
+        self.read_from_heads_of(HIDDEN);
+    }
+
+    /// As those of a model whose residual stream has another width than all its heads together.
+    pub(crate) fn read_from_heads_of(&self, hidden_size: usize) {
         let heads = json!({"num_attention_heads": 4, "head_dim": HIDDEN / 4});
-        self.write(Value::Null, Some(heads));
+        self.write(Value::Null, hidden_size, Some(heads));
     }
 
     fn write_states(&self, steering: Value) {
-        self.write(steering, None);
+        self.write(steering, HIDDEN, None);
     }
 
-    fn write(&self, steering: Value, heads: Option<Value>) {
+    fn write(&self, steering: Value, hidden_size: usize, heads: Option<Value>) {
         let mut metadata = json!({
-            "format": 1, "model": self.model(), "hidden_size": HIDDEN, "num_hidden_layers": LAYERS,
+            "format": 1, "model": self.model(), "hidden_size": hidden_size, "num_hidden_layers": LAYERS,
             "layers": [1, 2], "positions": "response", "dtype": "f32", "steering": steering,
         });
         if let Some(heads) = heads {

@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use candle_core::{D, Tensor};
+use candle_core::{D, Device, Tensor};
 use candle_nn::ops::softmax;
 
 use super::elementwise::{rms_norm, scaled};
@@ -57,7 +57,7 @@ impl<'a> TracedDecoder<'a> {
 
     /// Returns the same pass with low-rank changes of linear layers, not merged: each adds `scale · (x · Aᵀ) · Bᵀ`.
     ///
-    /// `changes`: the layer, A `[rank, in_features]` and B `[out_features, rank]`, f32 on the CPU; weights stay shared.
+    /// `changes`: the layer, A `[rank, in_features]` and B `[out_features, rank]`, f32 on the pass's device; weights stay shared.
     ///
     /// # Errors
     /// [`ModelError::Adapter`] for a layer that the model does not have; shapes show in [`blocks`](Self::blocks).
@@ -86,6 +86,11 @@ impl<'a> TracedDecoder<'a> {
             network: self.network,
             blocks: Cow::Owned(blocks),
         })
+    }
+
+    /// Returns the device that the pass computes on.
+    pub fn device(&self) -> &Device {
+        &self.network.places[0].device
     }
 
     /// Returns the input of block 0, `[rows, hidden_size]`.
@@ -181,6 +186,6 @@ pub(super) fn expert_weights(
 pub(in crate::decoder) fn untraceable() -> ModelError {
     ModelError::Setting {
         setting: "kernels",
-        message: "gradients need candle's kernels on one cpu device".to_owned(),
+        message: "gradients need candle's kernels on one device".to_owned(),
     }
 }
