@@ -3,8 +3,9 @@
 use std::time::Instant;
 
 use serde::Serialize;
+use sims_model::DeviceChoice;
 use sims_model::language_model::set_threads;
-use sims_steering::PairedStates;
+use sims_steering::{DeviceStates, PairedStates};
 use sims_steering::hpr::{self, HprOptions, Normal};
 
 use crate::exit::bad_input;
@@ -32,6 +33,9 @@ pub(crate) struct Args {
     /// Passes over the fit half
     #[arg(long, value_name = "N", default_value_t = 1)]
     epochs: usize,
+    /// Where the network is trained: cpu, or cuda or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    device: DeviceChoice,
     /// Worker threads; 0 for every core
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
@@ -76,6 +80,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         .map(|row| (row / args.rows) as u32)
         .collect();
     let states = PairedStates::new(args.hidden, &chosen, &rejected, &numbers, &numbers)?;
+    let device = args.device.open()?.into_iter().find(|device| !device.is_cpu());
+    let upload = |device| DeviceStates::upload(args.hidden, &chosen, &rejected, device);
+    let copy = device.as_ref().map(upload).transpose()?;
+    let states = states.on_device(copy.as_ref());
     let (held_out, fit): (Vec<usize>, Vec<usize>) =
         (0..numbers.len()).partition(|&row| numbers[row].is_multiple_of(5));
     let options = HprOptions {

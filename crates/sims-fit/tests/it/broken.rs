@@ -53,6 +53,13 @@ fn states_and_index_that_cannot_be_read_are_refused_by_name() {
 }
 
 #[test]
+fn a_device_that_is_not_there_is_refused() {
+    let bench = Bench::new(&Planted::default());
+    refuses(&bench, &["--device", "cuda:99"], &["cuda:99"]);
+    refuses(&bench, &["--device", "tpu"], &["`tpu`", "cuda:N"]);
+}
+
+#[test]
 fn an_incumbent_that_cannot_be_built_upon_is_refused() {
     let bench = Bench::new(&Planted::default());
     let path = bench.out("incumbent.safetensors");
