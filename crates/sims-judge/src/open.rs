@@ -77,11 +77,11 @@ impl JudgeParams {
         self.oracle.unwrap_or(JudgeKind::SelfJudge)
     }
 
-    /// Refuses parameters of judges that are not asked, which would do nothing.
-    fn check_used(&self) -> Result<(), JudgeError> {
+    /// Returns the parameters given that only judges read which are not asked, each with the first of these.
+    fn unread(&self) -> Vec<(&'static str, JudgeKind)> {
         let kinds = self.kinds();
         use JudgeKind::{Ensemble, File, Http, Noisy, PlantedLength, Rating};
-        let parameters: [(&str, bool, &[JudgeKind]); 13] = [
+        let parameters: [(&'static str, bool, &[JudgeKind]); 13] = [
             ("oracle", self.oracle.is_some(), &[Noisy]),
             ("error-rate", self.error_rate.is_some(), &[Noisy]),
             ("rating-scale", self.rating_scale.is_some(), &[Rating, File]),
@@ -108,15 +108,13 @@ impl JudgeParams {
                 &[PlantedLength],
             ),
         ];
-        for (name, given, readers) in parameters {
-            if given && !kinds.iter().any(|kind| readers.contains(kind)) {
-                return Err(JudgeError::Setting(format!(
-                    "{name} is given, but judge `{}` does not read it; leave it out, or choose judge `{}`",
-                    self.judge, readers[0]
-                )));
-            }
-        }
-        Ok(())
+        parameters
+            .into_iter()
+            .filter(|(_, given, readers)| {
+                *given && !kinds.iter().any(|kind| readers.contains(kind))
+            })
+            .map(|(name, _, readers)| (name, readers[0]))
+            .collect()
     }
 }
 
@@ -129,7 +127,51 @@ pub fn open<'a>(
     params: &JudgeParams,
     inputs: &JudgeInputs<'a>,
 ) -> Result<Box<dyn PairJudge + 'a>, JudgeError> {
-    params.check_used()?;
+    Ok(open_two(params, None, inputs)?.0)
+}
+
+/// A judge, and a second one where there is one.
+pub type TwoJudges<'a> = (Box<dyn PairJudge + 'a>, Option<Box<dyn PairJudge + 'a>>);
+
+/// Makes two judges with the same settings, of which each takes what it reads; the biases are the first's alone.
+///
+/// # Errors
+/// A parameter that neither reads, and as [`open`].
+pub fn open_two<'a>(
+    params: &JudgeParams,
+    second: Option<JudgeKind>,
+    inputs: &JudgeInputs<'a>,
+) -> Result<TwoJudges<'a>, JudgeError> {
+    let second = second.map(|judge| JudgeParams {
+        judge,
+        first_bias: None,
+        length_bias: None,
+        length_bias_growth: None,
+        ..params.clone()
+    });
+    let unread_by_second = second.as_ref().map(JudgeParams::unread);
+    let is_read = |name: &&'static str| {
+        let unread = unread_by_second.as_ref();
+        unread.is_some_and(|unread| !unread.iter().any(|(other, _)| other == name))
+    };
+    for (name, reader) in params.unread() {
+        if !is_read(&name) {
+            return Err(JudgeError::Setting(format!(
+                "{name} is given, but judge `{}` does not read it; leave it out, or choose judge `{reader}`",
+                params.judge
+            )));
+        }
+    }
+    let first = open_biased(params, inputs)?;
+    let second = second.map(|second| open_kind(second.judge, &second, inputs));
+    Ok((first, second.transpose()?))
+}
+
+/// Makes a judge and gives it the bias that the parameters plant.
+fn open_biased<'a>(
+    params: &JudgeParams,
+    inputs: &JudgeInputs<'a>,
+) -> Result<Box<dyn PairJudge + 'a>, JudgeError> {
     let mut judge = open_kind(params.judge, params, inputs)?;
     let growth = finite(
         "length-bias-growth",

@@ -5,8 +5,8 @@ use std::time::Instant;
 use serde::Serialize;
 use sims_model::DeviceChoice;
 use sims_model::language_model::set_threads;
-use sims_steering::{DeviceStates, PairedStates};
 use sims_steering::hpr::{self, HprOptions, Normal};
+use sims_steering::{DeviceStates, PairedStates};
 
 use crate::exit::bad_input;
 use crate::open::print_json;
@@ -80,7 +80,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         .map(|row| (row / args.rows) as u32)
         .collect();
     let states = PairedStates::new(args.hidden, &chosen, &rejected, &numbers, &numbers)?;
-    let device = args.device.open()?.into_iter().find(|device| !device.is_cpu());
+    let device = args
+        .device
+        .open()?
+        .into_iter()
+        .find(|device| !device.is_cpu());
     let upload = |device| DeviceStates::upload(args.hidden, &chosen, &rejected, device);
     let copy = device.as_ref().map(upload).transpose()?;
     let states = states.on_device(copy.as_ref());

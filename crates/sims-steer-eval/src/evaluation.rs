@@ -9,7 +9,7 @@ use sims_model::generate::{BatchLimits, Progress};
 use sims_model::score::TokenCount;
 use sims_model::{Hook, LanguageModel, ModelError};
 use sims_sample::{Draws, EncodedPrompt};
-use sims_stage::{BadInput, Interrupted, StageIo};
+use sims_stage::{BadInput, Interrupted, Retryable, StageIo};
 use sims_stats::Bootstrap;
 use sims_steering::Steering;
 
@@ -287,6 +287,9 @@ impl<'a> Evaluation<'a> {
             Err(_) if io.interrupted() => return Err(Interrupted.into()),
             Err(error) if error.is_bad_input() => {
                 return Err(BadInput::new(error.to_string()).into());
+            }
+            Err(error) if error.is_passing() => {
+                return Err(Retryable::new(error.to_string()).into());
             }
             Err(error) => return Err(error).context("judging failed"),
         };

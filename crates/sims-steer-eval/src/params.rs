@@ -1,6 +1,7 @@
 //! The stage's parameters.
 
-use sims_judge::JudgeKind;
+use sims_judge::ensemble::Pooling;
+use sims_judge::{JudgeKind, JudgeParams};
 use sims_model::LanguageModel;
 use sims_model::generate::SamplingParams;
 use sims_sample::{Selection, WeightType};
@@ -120,6 +121,28 @@ sims_stage::params! {
     optional {
         /// A second judge, which measures what is accepted and decides nothing: the guard holds the first against it
         second_judge: JudgeKind,
+        /// noisy: the judge that errs; self if not given
+        oracle: JudgeKind,
+        /// noisy: the probability that a pair is mistaken, both orders together; between 0 and 0.5
+        error_rate: f64,
+        /// rating: what a difference of 1 between two ratings counts; 1 if not given. Unit: nats
+        rating_scale: f64,
+        /// http: the model's name at the server
+        judge_model: String,
+        /// http: the server's address up to /v1; OPENAI_BASE_URL, or OpenAI's, if not given
+        base_url: String,
+        /// http: requests under way at once; 8 if not given
+        concurrency: u32,
+        /// http: most requests a minute; no limit if not given
+        requests_per_minute: u32,
+        /// http: most tokens that a run may spend, after which it stops and keeps its answers
+        token_budget: u64,
+        /// ensemble: the judges, such as self,rating
+        members: List<JudgeKind>,
+        /// ensemble: what each member's log-odds are divided by; 1 each if not given
+        member_temperatures: List<f64>,
+        /// ensemble: how the members decide; mean if not given
+        pooling: Pooling,
         /// planted-length: what each token counts by which an answer is longer. Unit: nats
         length_weight: f64,
         /// A bias of the judge, not of the second one, for the longer answer. Unit: nats a token
@@ -168,6 +191,30 @@ impl SteerEvalParams {
             return refuse("resamples is 0, so no interval could be computed".to_owned());
         }
         Ok(())
+    }
+
+    /// Returns the settings of the judge, which the second one shares.
+    pub(crate) fn judge(&self) -> JudgeParams {
+        JudgeParams {
+            judge: self.judge,
+            template: self.template.clone(),
+            oracle: self.oracle,
+            error_rate: self.error_rate,
+            rating_scale: self.rating_scale,
+            judge_model: self.judge_model.clone(),
+            base_url: self.base_url.clone(),
+            concurrency: self.concurrency,
+            requests_per_minute: self.requests_per_minute,
+            token_budget: self.token_budget,
+            members: self.members.clone(),
+            member_temperatures: self.member_temperatures.clone(),
+            pooling: self.pooling,
+            length_weight: self.length_weight,
+            length_bias: self.length_bias,
+            length_bias_growth: self.length_bias_growth,
+            seed: self.seed,
+            ..JudgeParams::default()
+        }
     }
 
     pub(crate) fn selection(&self) -> Selection {

@@ -4,8 +4,9 @@ use std::path::Path;
 
 use sims_artifact::tables::{DecisionRow, PromptRow, ResponseRow, ScoreRow};
 use sims_artifact::{Digest, ModelManifest, read_table};
+use sims_judge::JudgeInputs;
+use sims_judge::open::open_two;
 use sims_judge::template::request_text;
-use sims_judge::{JudgeInputs, JudgeParams, open};
 use sims_model::language_model::set_threads;
 use sims_model::{DeviceChoice, LanguageModel, LoadOptions, memory, numerics_class};
 use sims_sample::{BASE_POLICY, encode_prompts, open_adapter};
@@ -207,19 +208,6 @@ fn prepare<'a>(
     digest: &'a Digest,
     prompts: &[PromptRow],
 ) -> anyhow::Result<(Evaluation<'a>, Answers)> {
-    let judge = JudgeParams {
-        judge: params.judge,
-        template: params.template.clone(),
-        length_weight: params.length_weight,
-        length_bias: params.length_bias,
-        length_bias_growth: params.length_bias_growth,
-        ..JudgeParams::default()
-    };
-    let second = params.second_judge.map(|kind| JudgeParams {
-        judge: kind,
-        template: params.template.clone(),
-        ..JudgeParams::default()
-    });
     let inputs = JudgeInputs {
         model: Some((model, digest)),
         pairrm: io.optional_input("pairrm").map(Path::to_owned),
@@ -234,16 +222,15 @@ fn prepare<'a>(
         }
         None => Vec::new(),
     };
+    let (judge, second_judge) =
+        open_two(&params.judge(), params.second_judge, &inputs).map_err(bad_input)?;
     let mut evaluation = Evaluation {
         params,
         io,
         model,
         adapted,
-        judge: open(&judge, &inputs).map_err(bad_input)?,
-        second_judge: second
-            .map(|second| open(&second, &inputs))
-            .transpose()
-            .map_err(bad_input)?,
+        judge,
+        second_judge,
         prompts: encode_prompts(model, prompts, params.max_new_tokens as usize)
             .map_err(bad_input)?,
         requests: prompts

@@ -188,7 +188,9 @@ pub fn fit(
     let mut trainer: Box<dyn Trainer> = match states.device() {
         Some(device) => {
             let device = device.device();
-            Box::new(DeviceTrainer::new(&train, &held_out, start, options, device)?)
+            Box::new(DeviceTrainer::new(
+                &train, &held_out, start, options, device,
+            )?)
         }
         None => Box::new(HostTrainer::new(train, held_out, start, options)),
     };
@@ -200,7 +202,10 @@ pub fn fit(
     for epoch in 1..=options.epochs {
         stream.shuffle(&mut order);
         for (number, pairs) in order.chunks(options.batch_pairs).enumerate() {
-            trainer.step(pairs, schedule.learning_rate((epoch - 1) * batches + number))?;
+            trainer.step(
+                pairs,
+                schedule.learning_rate((epoch - 1) * batches + number),
+            )?;
         }
         let figures = trainer.held_out(mean_angle)?;
         if !(figures.angle_error.is_finite() && figures.cross_entropy.is_finite()) {

@@ -1,7 +1,7 @@
 //! The input of every fit: chosen and rejected hidden states of one layer, row by row, and their split.
 
-use crate::device_states::DeviceStates;
 use crate::FitError;
+use crate::device_states::DeviceStates;
 use crate::random::stream;
 use crate::real::norm;
 use candle_core::Tensor;

@@ -133,7 +133,9 @@ impl Problem<'_> {
         match (self.states.device(), self.margins_on_device(weight)?) {
             (Some(device), Some(margins)) => {
                 let mut factors = Vec::with_capacity(margins.len());
-                labelled(&margins, |label, margin| factors.push(factor(label, margin)));
+                labelled(&margins, |label, margin| {
+                    factors.push(factor(label, margin))
+                });
                 self.add_on_device(device, &factors, &mut gradient)?;
             }
             _ => self.each(|label, state| {

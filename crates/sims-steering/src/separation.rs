@@ -42,7 +42,8 @@ impl Scores {
         if let Some(device) = states.device() {
             let direction: Vec<f64> = direction.iter().map(|x| x.to_f64()).collect();
             let along = states.projected(device, &direction)?;
-            let [chosen, rejected] = along.map(|along| rows.iter().map(|&row| along[row]).collect());
+            let [chosen, rejected] =
+                along.map(|along| rows.iter().map(|&row| along[row]).collect());
             return Ok(Self::new(chosen, rejected, prompts));
         }
         let project = |state: &[f32]| -> f64 {

@@ -36,9 +36,8 @@ fn data(count: u32) -> Data {
         let is_flipped = pair % 5 == 3;
         for _ in 0..1 + pair % 4 {
             for &along in &direction {
-                let mut draw = |sign: f64| {
-                    (3.0 * (stream.next_f64() - 0.5) + 1.0 + sign * 0.6 * along) as f32
-                };
+                let mut draw =
+                    |sign: f64| (3.0 * (stream.next_f64() - 0.5) + 1.0 + sign * 0.6 * along) as f32;
                 let (chosen, rejected) = (draw(1.0), draw(-1.0));
                 let (positive, negative) = match is_flipped {
                     true => (rejected, chosen),
@@ -188,9 +187,8 @@ fn angle_networks_agree() {
                 ]
             };
             close(&figures(&found), &figures(&expected), 1e-4);
-            let wide = |values: &[f32]| -> Vec<f64> {
-                values.iter().map(|&x| f64::from(x)).collect()
-            };
+            let wide =
+                |values: &[f32]| -> Vec<f64> { values.iter().map(|&x| f64::from(x)).collect() };
             close(&wide(&found.normal), &wide(&expected.normal), 1e-3);
             for (found, expected) in found.net.layers.iter().zip(&expected.net.layers) {
                 close(&wide(&found.weight), &wide(&expected.weight), 2e-3);

@@ -177,8 +177,7 @@ fn probe_equals_scikit_learn() {
 #[test]
 fn area_under_the_curve_equals_scikit_learn() {
     let cases = reference().fits;
-    let scores =
-        Scores::along(&cases.mean_difference, &cases.states(), &cases.rows()).unwrap();
+    let scores = Scores::along(&cases.mean_difference, &cases.states(), &cases.rows()).unwrap();
     let auroc = scores.auroc().unwrap();
     close(&[auroc.estimate], &[cases.auroc], 1e-12);
     assert!(auroc.low < auroc.estimate && auroc.estimate < auroc.high && auroc.low > 0.5);

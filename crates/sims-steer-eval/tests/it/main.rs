@@ -2,6 +2,7 @@
 
 mod adapter;
 mod broken;
+mod judges;
 mod limits;
 
 use std::collections::BTreeSet;

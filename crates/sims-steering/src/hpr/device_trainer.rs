@@ -47,7 +47,9 @@ impl DeviceTrainer {
             })
         };
         let variable = |values: &[f32], shape: &[usize]| -> Result<Var, ModelError> {
-            Ok(Var::from_tensor(&Tensor::from_slice(values, shape, device)?)?)
+            Ok(Var::from_tensor(&Tensor::from_slice(
+                values, shape, device,
+            )?)?)
         };
         let normal = variable(&parameters.normal, &[parameters.normal.len(), 1])?;
         let layers: Vec<(Var, Var)> = parameters
@@ -96,7 +98,12 @@ impl DeviceTrainer {
     /// Returns the mean loss of pairs of the fit half.
     fn loss(&self, pairs: &[usize]) -> Result<Tensor, ModelError> {
         let DeviceBatch { rows, targets } = &self.train;
-        let both = || pairs.iter().copied().chain(pairs.iter().map(|pair| targets.pairs() + pair));
+        let both = || {
+            pairs
+                .iter()
+                .copied()
+                .chain(pairs.iter().map(|pair| targets.pairs() + pair))
+        };
         let index: Vec<u32> = both().map(|row| row as u32).collect();
         let count = index.len();
         let rows = rows.index_select(&Tensor::from_vec(index, count, rows.device())?, 0)?;
@@ -148,13 +155,14 @@ impl DeviceTrainer {
         let angles = host(self.angles(rows)?)?;
         let products = host(rows.matmul(&self.normal)?.squeeze(1)?)?;
         let is_probe = self.train_normal;
-        Ok(figures_of(targets, &angles, &products, is_probe, mean_angle))
+        Ok(figures_of(
+            targets, &angles, &products, is_probe, mean_angle,
+        ))
     }
 
     fn try_parameters(&self) -> Result<Parameters, ModelError> {
-        let host = |values: &Var| -> Result<Vec<f32>, ModelError> {
-            Ok(values.flatten_all()?.to_vec1()?)
-        };
+        let host =
+            |values: &Var| -> Result<Vec<f32>, ModelError> { Ok(values.flatten_all()?.to_vec1()?) };
         let layers = self.layers.iter().map(|(weight, bias)| {
             Ok(Linear {
                 weight: host(weight)?,

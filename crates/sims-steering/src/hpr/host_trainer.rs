@@ -51,7 +51,13 @@ impl Trainer for HostTrainer {
         let states = batch.rows.chunks_exact(batch.hidden);
         let products: Vec<f64> = states.map(|state| dot(&parameters.normal, state)).collect();
         let is_probe = parameters.train_normal;
-        Ok(figures_of(&batch.targets, &angles, &products, is_probe, mean_angle))
+        Ok(figures_of(
+            &batch.targets,
+            &angles,
+            &products,
+            is_probe,
+            mean_angle,
+        ))
     }
 
     fn parameters(&self) -> Result<Parameters, FitError> {
@@ -63,12 +69,17 @@ impl Batch {
     fn select(&self, pairs: &[usize]) -> Self {
         let row = |index: usize| &self.rows[index * self.hidden..(index + 1) * self.hidden];
         let chosen = pairs.iter().flat_map(|&pair| row(pair));
-        let rejected = pairs.iter().flat_map(|&pair| row(self.targets.pairs() + pair));
+        let rejected = pairs
+            .iter()
+            .flat_map(|&pair| row(self.targets.pairs() + pair));
         Self {
             hidden: self.hidden,
             rows: chosen.chain(rejected).copied().collect(),
             targets: Targets {
-                angles: pairs.iter().map(|&pair| self.targets.angles[pair]).collect(),
+                angles: pairs
+                    .iter()
+                    .map(|&pair| self.targets.angles[pair])
+                    .collect(),
             },
         }
     }
