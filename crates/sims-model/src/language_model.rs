@@ -52,7 +52,12 @@ impl DeviceChoice {
     pub fn open(&self) -> Result<Vec<Device>> {
         let refused = |error: candle_core::Error| ModelError::Device {
             device: self.to_string(),
-            message: error.to_string(),
+            message: match cfg!(feature = "cuda") {
+                true => error.to_string(),
+                false => "this program was built without CUDA; build it with --features sims-model/cuda, or \
+                          choose cpu"
+                    .to_owned(),
+            },
         };
         match self {
             Self::Auto => Ok(vec![Device::new_cuda(0).unwrap_or(Device::Cpu)]),
