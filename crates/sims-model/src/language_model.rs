@@ -50,7 +50,8 @@ impl DeviceChoice {
     /// # Errors
     /// [`ModelError::Device`] for a CUDA device that this build or machine does not have.
     pub fn open(&self) -> Result<Vec<Device>> {
-        let refused = |error: candle_core::Error| ModelError::Device {
+        let refused = |error: candle_core::Error| {
+            ModelError::Device {
             device: self.to_string(),
             message: match cfg!(feature = "cuda") {
                 true => error.to_string(),
@@ -58,6 +59,7 @@ impl DeviceChoice {
                           choose cpu"
                     .to_owned(),
             },
+        }
         };
         match self {
             Self::Auto => Ok(vec![Device::new_cuda(0).unwrap_or(Device::Cpu)]),

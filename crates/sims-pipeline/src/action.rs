@@ -6,6 +6,9 @@
 //! when it is a script. Its digest is the key. No path, host, time, thread count or device name
 //! is in it, and no name of a pipeline or stage: two pipelines that compute the same share it.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
 use serde_json::{Value, json};
 use sims_artifact::Digest;
 use sims_artifact::store::{ActionKey, ActionResult, Store, StoreError};
@@ -51,6 +54,23 @@ impl ActionInput {
             Self::External(input) => input.digest,
             Self::Blob { digest, .. } => *digest,
         }
+    }
+}
+
+impl Action {
+    /// Returns what it reads from outside, by path; relative to the plan's workspace where it lies in that.
+    pub(crate) fn sources(&self, plan: &Plan) -> BTreeMap<PathBuf, Digest> {
+        let workspace = &plan.pipeline.workspace;
+        let inputs = self.inputs.iter().flat_map(|(_, here)| here);
+        inputs
+            .filter_map(|input| match input {
+                ActionInput::External(input) => {
+                    let path = input.path.strip_prefix(workspace).unwrap_or(&input.path);
+                    Some((path.to_owned(), input.digest))
+                }
+                ActionInput::Blob { .. } => None,
+            })
+            .collect()
     }
 }
 

@@ -10,7 +10,7 @@ use crate::run_record::RunRecord;
 use crate::{Outlook, PipelineError};
 
 /// A field of the action document that differs from last time.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct Difference {
     /// The field: `params.samples`, `inputs.prompts[0].digest`.
     pub field: String,
@@ -165,7 +165,12 @@ fn compare(
 }
 
 /// Collects the leaves in which two JSON values differ.
-fn differ(field: &str, before: Option<&Value>, after: Option<&Value>, out: &mut Vec<Difference>) {
+pub(crate) fn differ(
+    field: &str,
+    before: Option<&Value>,
+    after: Option<&Value>,
+    out: &mut Vec<Difference>,
+) {
     match (before, after) {
         (Some(Value::Object(a)), Some(Value::Object(b))) => {
             let added = b.keys().filter(|key| !a.contains_key(*key));

@@ -9,16 +9,20 @@
 
 mod action;
 mod commands;
+mod dag;
 mod error;
 mod explain;
 mod input_digests;
+mod lineage;
 mod outlook;
 mod parameters;
 pub mod pipeline;
 pub mod plan;
 mod programs;
 mod progress;
+mod repro_lock;
 pub mod run;
+mod run_difference;
 mod run_record;
 mod stamped_cache;
 mod stored;
@@ -28,12 +32,18 @@ pub mod yaml;
 
 pub use action::EndOfLoop;
 pub use commands::{PlannedCommand, shell_word};
+pub use dag::{Dag, DagNode};
 pub use error::PipelineError;
 pub use explain::{Difference, Explanation, explain};
+pub use lineage::{Lineage, Origin, Step, StepInput, lineage};
 pub use outlook::{Outlook, StageOutlook};
 pub use plan::{InstanceName, Plan, PlanOptions};
 pub use programs::{PREFIX, ProgramSearch};
 pub use progress::RunProgress;
-pub use run::{Event, Failure, Interrupt, RunOptions, RunReport};
+pub use repro_lock::{LockDifference, LockReport, ReproLock};
+pub use run::{Event, Failure, Interrupt, RunOptions, RunReport, Verdict, Verification};
+pub use run_difference::{
+    Comparison, FigureDifference, RunDifference, StageDifference, run_difference,
+};
 pub use run_record::{Outcome, RunRecord, StageRecord};
 pub use stored::StoredArtifact;

@@ -5,6 +5,7 @@ mod book;
 mod disk_space;
 mod interrupt;
 mod process;
+mod verification;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
@@ -14,15 +15,16 @@ use std::time::{Duration, Instant};
 use sims_artifact::store::Store;
 
 use crate::action::{Action, EndOfLoop, Lookup, Resolver, look_up};
-use crate::plan::Plan;
+use crate::plan::{InstanceName, Plan};
 use crate::programs::ProgramSearch;
 use crate::run_record::Outcome;
 use crate::{PipelineError, views};
 
-use attempt::Attempt;
 pub use attempt::Failure;
+use attempt::{Attempt, Purpose};
 use book::Book;
 pub use interrupt::Interrupt;
+pub use verification::{Verdict, Verification, verify};
 
 /// How a plan is run; nothing here changes what is computed.
 #[derive(Debug, Clone)]
@@ -52,6 +54,12 @@ impl RunOptions {
     /// Returns the folder for outputs of stages that are run by hand.
     pub fn by_hand_folder(&self, plan: &Plan) -> PathBuf {
         self.run_folder(plan).join("by-hand")
+    }
+
+    /// Returns the file with what a stage wrote when it last ran.
+    pub fn log_path(&self, plan: &Plan, name: &InstanceName) -> PathBuf {
+        let logs = self.run_folder(plan).join("logs");
+        logs.join(name.path()).with_extension("log")
     }
 
     /// Returns the command that runs a stage by hand on the inputs that the views show.
@@ -199,6 +207,7 @@ pub fn run(
                         interrupt,
                         hear,
                         action: &action,
+                        purpose: Purpose::Publish,
                     };
                     let outcome = attempt.perform();
                     // The receiver outlives every worker.

@@ -43,6 +43,9 @@ pub struct StageRecord {
     pub seconds: f64,
     /// The views by path, relative to the pipeline's folder.
     pub views: BTreeMap<PathBuf, Digest>,
+    /// The files and models from outside that it read, by path; relative to the workspace where they lie in it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sources: BTreeMap<PathBuf, Digest>,
 }
 
 /// What is known of a pipeline's last run.

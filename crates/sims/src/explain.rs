@@ -177,7 +177,7 @@ fn as_text(explanation: &Explanation) -> String {
     text
 }
 
-fn difference_in_words(difference: &Difference) -> String {
+pub(crate) fn difference_in_words(difference: &Difference) -> String {
     let word = |value: &Option<Value>| value.as_ref().map_or_else(|| "absent".to_owned(), short);
     format!(
         "{}: {} -> {}",

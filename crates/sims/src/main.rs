@@ -4,18 +4,24 @@
 //! goes to stdout, all else to stderr; with `--json` stdout holds one JSON value and nothing
 //! else. `sims NAME` runs the program `sims-NAME` when `NAME` is not built in.
 
+mod dag;
+mod diff;
 mod exit;
 mod explain;
 mod external;
 mod fsck;
+mod lineage;
+mod logs;
 mod model_memory;
 mod plan;
 mod progress_bar;
+mod repro_lock;
 mod run;
 mod schema;
 mod signals;
 mod status;
 mod text_table;
+mod verify;
 mod workspace;
 
 use std::ffi::OsString;
@@ -52,6 +58,18 @@ enum Command {
     Status(status::Arguments),
     /// Say why a stage would run, or why it would not
     Explain(explain::Arguments),
+    /// Show what differs between two runs
+    Diff(diff::Arguments),
+    /// Show the graph of a pipeline
+    Dag(dag::Arguments),
+    /// Show what stages wrote when they ran
+    Logs(logs::Arguments),
+    /// Show where an artifact comes from
+    Lineage(lineage::Arguments),
+    /// Compute a sample of finished actions once more, and compare the bytes
+    Verify(verify::Arguments),
+    /// Write down what decided a run, for another machine to check
+    ReproLock(repro_lock::Arguments),
     /// Check every byte in the store
     Fsck(fsck::Arguments),
     /// Show what the columns of an artifact mean
@@ -66,6 +84,12 @@ fn main() -> ExitCode {
         Command::Plan(arguments) => plan::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
+        Command::Diff(arguments) => diff::run(&arguments),
+        Command::Dag(arguments) => dag::run(&arguments),
+        Command::Logs(arguments) => logs::run(&arguments),
+        Command::Lineage(arguments) => lineage::run(&arguments),
+        Command::Verify(arguments) => verify::run(&arguments),
+        Command::ReproLock(arguments) => repro_lock::run(&arguments),
         Command::Fsck(arguments) => fsck::run(&arguments),
         Command::Schema(arguments) => schema::run(&arguments),
         Command::External(arguments) => external::run(&arguments),

@@ -189,6 +189,19 @@ impl StoreOption {
     }
 }
 
+/// Opens the store beside the runs that a file belongs to: the nearest `.sims` above it, or above the current folder.
+pub(crate) fn store_above(path: &Path) -> anyhow::Result<Store> {
+    let above = |path: &Path| {
+        let stores = path.ancestors().map(|folder| folder.join(".sims"));
+        stores.into_iter().find(|store| store.is_dir())
+    };
+    let absolute = std::path::absolute(path).context("cannot find the current folder")?;
+    match above(&absolute) {
+        Some(store) => Ok(Store::open(&store)?),
+        None => StoreOption { store: None }.open_existing(),
+    }
+}
+
 /// Returns where stage programs are looked for: beside `sims`, then on `PATH`.
 pub(crate) fn program_search() -> ProgramSearch {
     let own = std::env::current_exe()

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::documents::read_if_present;
 use super::{Store, StoreError};
-use crate::{Digest, canonical_json};
+use crate::{ArtifactError, Digest, canonical_json};
 
 /// The version of the action-result files.
 const RESULT_FORMAT: u32 = 1;
@@ -131,6 +133,23 @@ impl Store {
         }
     }
 
+    /// Returns the keys of all action results, in ascending order; their files are not read.
+    ///
+    /// # Errors
+    /// If a folder cannot be read.
+    pub fn action_keys(&self) -> Result<Vec<ActionKey>, StoreError> {
+        let mut keys = Vec::new();
+        for folder in entries(&self.root.join("ac"))? {
+            for file in entries(&folder)? {
+                let name = file.file_stem().unwrap_or_default().to_string_lossy();
+                // What is no key here is for fsck to say.
+                keys.extend(name.parse().ok().map(ActionKey));
+            }
+        }
+        keys.sort_unstable();
+        Ok(keys)
+    }
+
     /// Publishes an action: its document, then its result. The blobs must be stored already.
     ///
     /// # Errors
@@ -190,6 +209,23 @@ impl Store {
             }),
         }
     }
+}
+
+/// Lists a folder; one that is absent is empty, and a file has nothing in it.
+fn entries(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    let fault = |error| ArtifactError::io("read", folder, error);
+    let listed = match std::fs::read_dir(folder) {
+        Ok(listed) => listed,
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            return Ok(Vec::new());
+        }
+        Err(error) => return Err(fault(error).into()),
+    };
+    let mut paths = Vec::new();
+    for entry in listed {
+        paths.push(entry.map_err(fault)?.path());
+    }
+    Ok(paths)
 }
 
 fn check_of(result: &Value) -> Digest {

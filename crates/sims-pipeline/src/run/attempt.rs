@@ -9,6 +9,7 @@ use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 use serde_json::Value;
+use sims_artifact::Digest;
 use sims_artifact::store::{ActionOutput, ActionResult, Blob, Scratch, Store, StoreError};
 
 use super::process::{self, StageEvent};
@@ -92,6 +93,16 @@ pub(super) struct Attempt<'a> {
     pub(super) interrupt: &'a Interrupt,
     pub(super) hear: &'a (dyn Fn(Event) + Sync),
     pub(super) action: &'a Action,
+    pub(super) purpose: Purpose,
+}
+
+/// What becomes of the outputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// The store takes them.
+    Publish,
+    /// They are only looked at.
+    Compare,
 }
 
 impl Attempt<'_> {
@@ -150,7 +161,7 @@ impl Attempt<'_> {
     }
 
     /// Runs the stage once; the inner error says whether it may be tried again.
-    fn run_once(&self) -> Result<Result<ActionResult, (Failure, bool)>, NotDone> {
+    pub(super) fn run_once(&self) -> Result<Result<ActionResult, (Failure, bool)>, NotDone> {
         let scratch = self.store.scratch()?;
         let out = scratch.path().join("out");
         std::fs::create_dir(&out).map_err(|e| PipelineError::io("create", &out, e))?;
@@ -258,8 +269,11 @@ impl Attempt<'_> {
 
     fn log_path(&self) -> PathBuf {
         let name = self.plan.name(self.action.index);
-        let logs = self.options.run_folder(self.plan).join("logs");
-        logs.join(name.path()).with_extension("log")
+        let path = self.options.log_path(self.plan, &name);
+        match self.purpose {
+            Purpose::Publish => path,
+            Purpose::Compare => path.with_extension("verify.log"),
+        }
     }
 
     /// Says what an exit status means and what to do about it; `true` when trying again may help.
@@ -327,7 +341,7 @@ impl Attempt<'_> {
         }
         let mut outputs = BTreeMap::new();
         for (role, file) in files {
-            let Blob { digest, bytes } = self.store.add_file(&out.join(&file))?;
+            let Blob { digest, bytes } = self.keep(&out.join(&file))?;
             let schema = description.outputs[&role].schema.clone();
             outputs.insert(
                 role,
@@ -344,7 +358,7 @@ impl Attempt<'_> {
         if file.is_file() {
             // Read first: the store takes the file away.
             stop = asked_to_stop(&file);
-            summary = Some(self.store.add_file(&file)?);
+            summary = Some(self.keep(&file)?);
         }
         let result = ActionResult {
             key: self.action.key,
@@ -353,8 +367,24 @@ impl Attempt<'_> {
             seconds,
             stop,
         };
-        self.store.publish_action(&self.action.document, &result)?;
+        if self.purpose == Purpose::Publish {
+            self.store.publish_action(&self.action.document, &result)?;
+        }
         Ok(result)
+    }
+
+    /// Moves a file into the store, or only says what it would be there.
+    fn keep(&self, file: &Path) -> Result<Blob, Rejected> {
+        match self.purpose {
+            Purpose::Publish => Ok(self.store.add_file(file)?),
+            Purpose::Compare => {
+                let fault = |e| Rejected::Error(PipelineError::io("read", file, e));
+                Ok(Blob {
+                    digest: Digest::of_file(file).map_err(|e| Rejected::Error(e.into()))?,
+                    bytes: std::fs::metadata(file).map_err(fault)?.len(),
+                })
+            }
+        }
     }
 
     /// Warns when the same action made other bytes than before.

@@ -119,6 +119,7 @@ impl<'a> Book<'a> {
             },
             seconds: result.seconds,
             views: published.into_iter().collect(),
+            sources: action.sources(self.plan),
         };
         if before.as_ref() != Some(&entry) {
             self.record.stages.insert(name.path(), entry);
@@ -207,6 +208,7 @@ impl<'a> Book<'a> {
             outcome: Outcome::Failed,
             seconds: before.as_ref().map_or(0.0, |before| before.seconds),
             views: before.map(|before| before.views).unwrap_or_default(),
+            sources: action.sources(self.plan),
         };
         self.record.stages.insert(name.path(), entry);
         self.record.save(&self.folder)

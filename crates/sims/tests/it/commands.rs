@@ -288,13 +288,19 @@ fn help_is_complete() {
     Usage: sims <COMMAND>
 
     Commands:
-      run      Run what is not in the store yet
-      plan     Show what a run would do
-      status   Show the state of every stage
-      explain  Say why a stage would run, or why it would not
-      fsck     Check every byte in the store
-      schema   Show what the columns of an artifact mean
-      help     Print this message or the help of the given subcommand(s)
+      run         Run what is not in the store yet
+      plan        Show what a run would do
+      status      Show the state of every stage
+      explain     Say why a stage would run, or why it would not
+      diff        Show what differs between two runs
+      dag         Show the graph of a pipeline
+      logs        Show what stages wrote when they ran
+      lineage     Show where an artifact comes from
+      verify      Compute a sample of finished actions once more, and compare the bytes
+      repro-lock  Write down what decided a run, for another machine to check
+      fsck        Check every byte in the store
+      schema      Show what the columns of an artifact mean
+      help        Print this message or the help of the given subcommand(s)
 
     Options:
       -h, --help     Print help

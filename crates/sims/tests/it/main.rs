@@ -5,5 +5,6 @@ mod damage;
 mod diagnostics;
 mod failures;
 mod interruption;
+mod provenance;
 mod reruns;
 mod toy;
