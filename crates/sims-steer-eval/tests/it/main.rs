@@ -3,6 +3,8 @@
 mod adapter;
 mod broken;
 mod limits;
+mod real_text;
+mod side_effects;
 
 use std::collections::BTreeSet;
 use std::fs;
