@@ -136,13 +136,12 @@ fn batches_and_threads_change_no_byte_and_share_prefixes() {
         (counts[0] - counts[1] - arc.value * arc.n as f64).abs() < 1e-9,
         "{counts:?}"
     );
-    let tails = (counts[0].min(counts[1]), counts[0] + counts[1]);
     let p = of("arc/acc_mcnemar_p");
     assert_eq!(
         (p.method.as_str(), p.baseline.as_str()),
         ("mcnemar-exact", "base")
     );
-    assert!(p.value > 0.0 && p.value <= 1.0 && (tails.1 > 0.0 || p.value == 1.0));
+    assert!(0.0 < p.value && p.value <= 1.0, "{p:?}");
     assert!(
         !metrics
             .iter()
