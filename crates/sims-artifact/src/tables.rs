@@ -469,6 +469,18 @@ table! {
 }
 
 table! {
+    /// What a response to a prompt has to look like, checked by rule, as `docs/side-effects.md` describes.
+    ConstraintRow = "constraints@1" {
+        /// The prompt that asks for it.
+        prompt_id: String,
+        /// `words`, `sentences`, `paragraphs`, `bullets`, `json`, `lowercase`, `uppercase`, `quoted`, `includes`, `excludes` or `ends-with`.
+        kind: String,
+        /// How many (`5`, `5..`, `..10`, `3..5`), or the words; empty for kinds that take nothing.
+        value: String,
+    }
+}
+
+table! {
     /// What a policy thinks of one choice.
     ChoiceScoreRow = "choices-scores@1" {
         /// The task.
@@ -542,6 +554,7 @@ pub fn table_schemas() -> Vec<TableSchema> {
         ScoreRow::schema(),
         ChoicesRow::schema(),
         ChoiceScoreRow::schema(),
+        ConstraintRow::schema(),
     ]
 }
 

@@ -99,7 +99,7 @@ fn to_json(session: &Session<'_>, evaluated: &Evaluated, args: &ChoicesArgs) -> 
 
 fn figures_json(figures: &Figures) -> Map<String, Value> {
     let mut object = Map::new();
-    let (mut base, mut difference) = (Map::new(), Map::new());
+    let (mut base, mut difference, mut mcnemar) = (Map::new(), Map::new(), Map::new());
     object.insert("n".to_owned(), figures.n.into());
     for figure in &figures.figures {
         match &figure.steered {
@@ -112,12 +112,22 @@ fn figures_json(figures: &Figures) -> Map<String, Value> {
                     "value": interval.estimate, "ci_low": interval.low, "ci_high": interval.high,
                 });
                 difference.insert(figure.metric.name().to_owned(), value);
+                if let Some(only) = steered.discordance {
+                    let value = json!({
+                        "steered_only": only.first_only, "base_only": only.second_only,
+                        "p_value": only.exact().p_value,
+                    });
+                    mcnemar.insert(figure.metric.name().to_owned(), value);
+                }
             }
         }
     }
     if !base.is_empty() {
         object.insert("base".to_owned(), base.into());
         object.insert("difference".to_owned(), difference.into());
+    }
+    if !mcnemar.is_empty() {
+        object.insert("mcnemar".to_owned(), mcnemar.into());
     }
     object
 }
@@ -197,6 +207,15 @@ fn write_table(all: &[Figures], out: &mut dyn Write) -> std::io::Result<()> {
                     "  base {:.4}, difference {:+.4} [{:+.4}, {:+.4}]",
                     figure.base.value, interval.estimate, interval.low, interval.high
                 )?;
+                if let Some(only) = steered.discordance {
+                    write!(
+                        out,
+                        ", right by one alone {} to {}, McNemar p {:.4}",
+                        only.first_only,
+                        only.second_only,
+                        only.exact().p_value
+                    )?;
+                }
             }
             writeln!(out)?;
         }

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use sims_artifact::tables::ChoicesRow;
+use sims_stats::mcnemar::Discordance;
 use sims_stats::{Bootstrap, Interval, StatsError};
 
 use crate::evaluate::{ChoiceScore, TaskScores};
@@ -37,6 +38,11 @@ impl Metric {
             Self::Mc1 => "mc1",
             Self::Mc2 => "mc2",
         }
+    }
+
+    /// Returns whether a question's figure is right or wrong, 1 or 0, and nothing between.
+    pub fn is_hit(self) -> bool {
+        self != Self::Mc2
     }
 
     /// Returns the metrics that are defined for a task.
@@ -181,6 +187,9 @@ pub struct Comparison {
     pub estimate: Estimate,
     /// Steered minus base, with the interval of a bootstrap over questions that keeps both scores of one together.
     pub difference: Interval,
+    /// The questions that only one of them gets right, the steered model first; none where a question's figure is a
+    /// share.
+    pub discordance: Option<Discordance>,
 }
 
 /// All figures of a task, or of a group of tasks.
@@ -292,14 +301,23 @@ fn figure(tasks: &[&Values], bootstrap: &Bootstrap) -> Result<Figure, StatsError
         .iter()
         .map(|values| values.steered.as_deref())
         .collect();
+    let metric = tasks[0].metric;
+    let hits = |values: &[&[f64]]| -> Vec<bool> {
+        let values = values.concat().into_iter();
+        values.map(|value| value == 1.0).collect()
+    };
     let compare = |steered: Vec<&[f64]>| -> Result<Comparison, StatsError> {
+        let discordance = metric
+            .is_hit()
+            .then(|| Discordance::of(&hits(&steered), &hits(&base)));
         Ok(Comparison {
             estimate: pooled(&steered),
             difference: bootstrap.mean_difference(&steered.concat(), &base.concat())?,
+            discordance: discordance.transpose()?,
         })
     };
     Ok(Figure {
-        metric: tasks[0].metric,
+        metric,
         base: pooled(&base),
         steered: steered.map(compare).transpose()?,
     })
@@ -417,6 +435,31 @@ mod tests {
         // Standard errors 1/2 and 1/4: (1·2·1/4 + 3·4·1/16) / (6 − 2) / 6.
         assert!((pooled.value - 4.0 / 6.0).abs() < 1e-15);
         assert!((pooled.stderr.expect("several") - (1.25_f64 / 24.0).sqrt()).abs() < 1e-15);
+    }
+
+    #[test]
+    fn questions_that_one_model_alone_gets_right_are_counted() {
+        let values = |base: &[f64], steered: &[f64]| Values {
+            metric: Metric::Acc,
+            base: base.to_vec(),
+            steered: Some(steered.to_vec()),
+        };
+        let one = values(&[1.0, 0.0, 0.0], &[1.0, 1.0, 0.0]);
+        let other = values(&[0.0, 0.0, 0.0, 1.0], &[1.0, 1.0, 1.0, 0.0]);
+        let bootstrap = Bootstrap::seeded(0);
+        let of = |tasks: &[&Values]| {
+            let compared = figure(tasks, &bootstrap).expect("valid").steered;
+            compared.and_then(|compared| compared.discordance)
+        };
+        let pooled = of(&[&one, &other]).expect("right or wrong");
+        assert_eq!((pooled.first_only, pooled.second_only), (4, 1));
+        // Of five coins at most one on the rarer side, on either: 2 (1 + 5) / 32.
+        assert!((pooled.exact().p_value - 12.0 / 32.0).abs() < 1e-12);
+        let share = Values {
+            metric: Metric::Mc2,
+            ..values(&[0.4], &[0.6])
+        };
+        assert_eq!(of(&[&share]), None);
     }
 
     #[test]

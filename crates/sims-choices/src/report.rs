@@ -1,7 +1,7 @@
 //! The tables that leave the stage: `choices-scores` and `metrics`.
 
 use sims_artifact::tables::{ChoiceScoreRow, MetricRow};
-use sims_stats::normal_quantile;
+use sims_stats::{Interval, normal_quantile};
 
 use crate::evaluate::TaskScores;
 use crate::metrics::{Estimate, Figures};
@@ -18,6 +18,10 @@ const STDERR: &str = "sample standard deviation over the root of n";
 const POOLED_STDERR: &str = "pooled over tasks";
 /// How a difference was computed: over questions, both policies' scores of one kept together.
 const PAIRED: &str = "paired-bootstrap";
+/// How the chance of a difference was computed where questions are right or wrong.
+const MCNEMAR: &str = "mcnemar-exact";
+/// How counts were.
+const COUNT: &str = "count";
 
 /// Returns one row a task, question, policy and choice.
 pub(crate) fn score_rows(session: &Session<'_>, scores: &[TaskScores]) -> Vec<ChoiceScoreRow> {
@@ -51,7 +55,8 @@ pub(crate) fn score_rows(session: &Session<'_>, scores: &[TaskScores]) -> Vec<Ch
 /// Returns the figures of tasks and groups, named `TASK/METRIC`.
 ///
 /// With a steering they are the steered model's; the base model's follow as `TASK/base_METRIC`, and what the steering
-/// changes as `TASK/METRIC_difference`.
+/// changes as `TASK/METRIC_difference`. Where a question is right or wrong, the questions that only one of the models gets
+/// right follow as `TASK/METRIC_steered_only` and `TASK/METRIC_base_only`, McNemar's p-value as `TASK/METRIC_mcnemar_p`.
 pub(crate) fn metric_rows(all: &[Figures]) -> Vec<MetricRow> {
     let mut rows = Vec::new();
     for figures in all {
@@ -72,15 +77,42 @@ pub(crate) fn metric_rows(all: &[Figures]) -> Vec<MetricRow> {
                 &figure.base,
                 figures.is_group,
             ));
-            rows.push(MetricRow {
-                metric: format!("{}_difference", name("")),
-                value: steered.difference.estimate,
-                ci_low: Some(steered.difference.low),
-                ci_high: Some(steered.difference.high),
-                n: figures.n as u64,
-                method: PAIRED.to_owned(),
-                baseline: "base".to_owned(),
-            });
+            let Interval {
+                estimate,
+                low,
+                high,
+            } = steered.difference;
+            let against_base =
+                |suffix: &str, value, interval: Option<(f64, f64)>, method: &str| MetricRow {
+                    metric: format!("{}_{suffix}", name("")),
+                    value,
+                    ci_low: interval.map(|(low, _)| low),
+                    ci_high: interval.map(|(_, high)| high),
+                    n: figures.n as u64,
+                    method: method.to_owned(),
+                    baseline: "base".to_owned(),
+                };
+            rows.push(against_base(
+                "difference",
+                estimate,
+                Some((low, high)),
+                PAIRED,
+            ));
+            if let Some(only) = &steered.discordance {
+                let counts = [
+                    ("steered_only", only.first_only),
+                    ("base_only", only.second_only),
+                ];
+                rows.extend(
+                    counts.map(|(name, count)| against_base(name, count as f64, None, COUNT)),
+                );
+                rows.push(against_base(
+                    "mcnemar_p",
+                    only.exact().p_value,
+                    None,
+                    MCNEMAR,
+                ));
+            }
         }
     }
     rows

@@ -21,7 +21,7 @@ impl Stage for Choices {
     const EXAMPLES: &'static str = "Examples:
   sims-choices --tasks arc.jsonl --model data/tiny --out arc
   sims-choices --tasks mmlu.parquet --model llama --steering accepted.safetensors --shots 5 --chat true --out mmlu";
-    const BEHAVIOUR: u32 = 1;
+    const BEHAVIOUR: u32 = 2;
     const NUMERICS: Numerics = Numerics::Model(numerics_class);
     type Params = ChoicesParams;
 

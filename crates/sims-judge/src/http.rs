@@ -5,35 +5,30 @@
 //! run repeatable is the cache.
 
 mod answer;
+mod budget;
 mod cache;
-mod client;
-mod pace;
 mod settings;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
-use std::time::Duration;
+use std::sync::atomic::AtomicBool;
 
 use serde_json::{Value, json};
 use sims_artifact::Digest;
+use sims_endpoint::{Endpoint, EndpointError, Pace, SettingNames, ask_all};
 use sims_model::score::TokenCount;
 use sims_model::{JudgeTemplate, ModelError};
 
 use self::answer::Answered;
+use self::budget::Budget;
 use self::cache::Cache;
-use self::client::Client;
-use self::pace::Budget;
 use crate::comparison::{Comparison, Judged, PairJudge, Progress, report};
 use crate::{JudgeError, Sanitiser};
 
-pub use self::client::{ApiKey, Patience};
 pub use self::settings::HttpSettings;
+pub use sims_endpoint::{ApiKey, Patience};
 
 /// Longest answer asked for: a letter, with room for what models put around it. Unit: tokens.
 const MAX_TOKENS: u32 = 8;
-/// How often the run looks whether it was interrupted.
-const LOOK: Duration = Duration::from_millis(100);
 
 /// Compares answers by asking a server for a letter.
 ///
@@ -42,7 +37,7 @@ pub struct HttpJudge {
     settings: HttpSettings,
     template: JudgeTemplate,
     sanitiser: Sanitiser,
-    client: Client,
+    endpoint: Endpoint,
     cache: Cache,
     budget: Budget,
     id: String,
@@ -69,16 +64,22 @@ impl HttpJudge {
     /// # Errors
     /// [`JudgeError::Setting`] for an address that is none or a cache folder that cannot be written.
     pub fn new(settings: HttpSettings) -> Result<Self, JudgeError> {
-        if !(settings.base_url.starts_with("http://") || settings.base_url.starts_with("https://"))
-        {
-            return Err(JudgeError::Setting(format!(
-                "`{}` is no address of a server; write base-url as https://HOST/v1",
-                settings.base_url
-            )));
-        }
+        let names = SettingNames {
+            key: "OPENAI_API_KEY".to_owned(),
+            address: "base-url",
+            model: "judge-model",
+        };
+        let endpoint = Endpoint::new(
+            &settings.base_url,
+            settings.key.clone(),
+            settings.patience,
+            Pace::new(settings.requests_per_minute),
+            names,
+        )
+        .map_err(|error| JudgeError::Setting(error.to_string()))?;
         let template = JudgeTemplate::ab_1();
         Ok(Self {
-            client: Client::new(&settings),
+            endpoint,
             cache: Cache::open(&settings.cache)?,
             budget: Budget::new(settings.token_budget),
             sanitiser: Sanitiser::of_template(&template),
@@ -139,35 +140,13 @@ impl HttpJudge {
         Ok(questions)
     }
 
-    /// Asks one question after another until none is left or the run stops.
-    fn work(
-        &self,
-        questions: &[Question],
-        next: &AtomicUsize,
-        stop: &AtomicBool,
-        sender: &Sender<(usize, Result<Answered, JudgeError>)>,
-    ) {
-        while !stop.load(Ordering::Relaxed) {
-            let index = next.fetch_add(1, Ordering::Relaxed);
-            let Some(question) = questions.get(index) else {
-                break;
-            };
-            let answer = self.ask(question, stop);
-            let failed = answer.is_err();
-            if sender.send((index, answer)).is_err() || failed {
-                // Whoever stops for this comes after it in the channel.
-                stop.store(true, Ordering::Relaxed);
-            }
-        }
-    }
-
     fn ask(&self, question: &Question, stop: &AtomicBool) -> Result<Answered, JudgeError> {
         let text = question.body.to_string();
         let reserved = self.budget.reserve(&text, MAX_TOKENS)?;
-        let answer = self.client.ask(&text, &question.prompt_id, stop);
+        let answer = self.endpoint.ask(&text, stop, Answered::read);
         let spent = answer.as_ref().map_or(0, Answered::tokens);
         self.budget.settle(reserved, spent);
-        let answer = answer?;
+        let answer = answer.map_err(|error| judge_error(error, &question.prompt_id))?;
         self.cache.put(&question.key, &answer)?;
         Ok(answer)
     }
@@ -184,42 +163,24 @@ impl HttpJudge {
         let questions = self.questions(asking, comparisons, &mut answers)?;
         let mut done = answers.iter().flatten().count();
         report(progress, done)?;
-        let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
         let before = self.budget.spent();
-        let (sender, receiver) = channel();
-        let mut failed = None;
-        std::thread::scope(|scope| {
-            for _ in 0..self.settings.concurrency.min(questions.len()) {
-                let sender = sender.clone();
-                let (questions, next, stop) = (&questions, &next, &stop);
-                scope.spawn(move || self.work(questions, next, stop, &sender));
-            }
-            drop(sender);
-            loop {
-                match receiver.recv_timeout(LOOK) {
-                    Ok((index, Ok(answer))) => {
-                        done += questions[index].waiting.len();
-                        for &waiting in &questions[index].waiting {
-                            answers[waiting] = Some(answer);
-                        }
+        let asked = ask_all(
+            questions.len(),
+            self.settings.concurrency,
+            |index, stop| self.ask(&questions[index], stop),
+            |heard| {
+                if let Some((index, answer)) = heard {
+                    done += questions[index].waiting.len();
+                    for &waiting in &questions[index].waiting {
+                        answers[waiting] = Some(answer);
                     }
-                    Ok((_, Err(error))) => {
-                        failed.get_or_insert(error);
-                    }
-                    Err(RecvTimeoutError::Timeout) => {}
-                    Err(RecvTimeoutError::Disconnected) => break,
                 }
-                if let Err(error) = report(progress, done) {
-                    failed.get_or_insert(error);
-                }
-                if failed.is_some() {
-                    stop.store(true, Ordering::Relaxed);
-                }
-            }
-        });
-        match failed {
-            None => {}
-            Some(JudgeError::Budget { spent, budget, .. }) => {
+                report(progress, done)
+            },
+        );
+        match asked {
+            Ok(()) => {}
+            Err(JudgeError::Budget { spent, budget, .. }) => {
                 return Err(JudgeError::Budget {
                     spent,
                     budget,
@@ -228,7 +189,7 @@ impl HttpJudge {
                     cache: self.settings.cache.clone(),
                 });
             }
-            Some(error) => return Err(error),
+            Err(error) => return Err(error),
         }
         let preferences = answers.iter().flatten().map(Answered::preference).collect();
         let spent = (self.budget.spent() - before) as usize;
@@ -266,7 +227,18 @@ impl PairJudge for HttpJudge {
     }
 }
 
-/// What a stopped worker returns; whoever stopped it knows why.
-fn stopped() -> JudgeError {
-    ModelError::Interrupted.into()
+/// Says of which prompt there is no answer.
+fn judge_error(error: EndpointError, prompt_id: &str) -> JudgeError {
+    let prompt_id = prompt_id.to_owned();
+    match error {
+        EndpointError::Address { .. } => JudgeError::Setting(error.to_string()),
+        EndpointError::Refused { message } => JudgeError::Refused { prompt_id, message },
+        EndpointError::Unanswered { attempts, message } => JudgeError::Unanswered {
+            prompt_id,
+            attempts,
+            message,
+        },
+        // Whoever stopped the run knows why, and is heard first.
+        EndpointError::Stopped => ModelError::Interrupted.into(),
+    }
 }

@@ -3,15 +3,18 @@
 //!
 //! [`Annotations`] reads the verdicts, [`win_rate`] gives the plain figures, [`length_control`] those
 //! that a difference in length does not move. [`preference`] and [`order`] are the rules by which the
-//! verdicts come about.
+//! verdicts come about, [`annotate`] asks for them.
 
+pub mod annotate;
 mod annotations;
 mod folds;
+mod kept_answers;
 pub mod length_control;
 pub mod order;
 pub mod outputs;
 pub mod preference;
 mod reference;
+pub mod template;
 pub mod win_rate;
 
 pub use annotations::{Annotation, Annotations};

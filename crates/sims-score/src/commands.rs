@@ -1,6 +1,7 @@
 //! The subcommands.
 
 pub(crate) mod alpaca;
+pub(crate) mod alpaca_annotate;
 pub(crate) mod alpaca_outputs;
 pub(crate) mod arena_hard;
 

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use sims_artifact::ArtifactError;
+use sims_endpoint::EndpointError;
 use sims_stats::StatsError;
 
 /// Why there is no score.
@@ -46,6 +47,40 @@ pub enum ScoreError {
         row: usize,
         /// What is wrong, and what would be right.
         message: String,
+    },
+    /// The judge's server did not answer.
+    #[error(
+        "no verdict on `{instruction}`: {reason}; answers so far are kept in {kept}, run it again for the rest"
+    )]
+    Unanswered {
+        /// The beginning of the instruction.
+        instruction: String,
+        /// Why.
+        reason: EndpointError,
+        /// The file that holds the answers so far.
+        kept: PathBuf,
+    },
+    /// The judge answered something else.
+    #[error("no verdict on `{instruction}`: {message}; answers so far are kept in {kept}")]
+    NoVerdict {
+        /// The beginning of the instruction.
+        instruction: String,
+        /// What it answered, and what would help.
+        message: String,
+        /// The file that holds the answers so far.
+        kept: PathBuf,
+    },
+    /// Somebody stopped the run.
+    #[error(
+        "interrupted: {answered} of {asked} answers are kept in {kept}; the same command goes on from there"
+    )]
+    Interrupted {
+        /// Answers that are kept.
+        answered: usize,
+        /// Questions in all.
+        asked: usize,
+        /// The file that holds the answers so far.
+        kept: PathBuf,
     },
     /// A value is not what was asked for.
     #[error("{path}, row {row}, column `{column}`: {message}")]

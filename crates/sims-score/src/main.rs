@@ -8,14 +8,18 @@ use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use commands::{alpaca, alpaca_outputs, arena_hard};
+use commands::{alpaca, alpaca_annotate, alpaca_outputs, arena_hard};
 use sims_choices::command::ChoicesArgs;
+use sims_endpoint::EndpointError;
+use sims_score::ScoreError;
 
 const EXAMPLES: &str = "\
 Examples:
   sims score alpaca --annotations annotations.json --json
   sims score alpaca --annotations model.csv --difficulty instruction_difficulty.csv --gamed df_gamed.csv
   sims score alpaca-outputs --prompts prompts.parquet --responses responses.parquet --generator NAME --out outputs.json
+  sims score alpaca-annotate --outputs outputs.json --baseline-outputs gpt4_1106_preview.json \\
+    --template alpaca_eval_clf.txt --endpoint https://api.openai.com/v1 --model gpt-4-1106-preview --out annotations.json
   sims score arena-hard --judgments model.jsonl --baseline gpt-4-0314 --details
   sims score arena-hard --version v2.0 --judgments a.jsonl b.jsonl --baseline o3-mini-2025-01-31 --json
   sims score choices --tasks arc.jsonl --model data/tiny --steering accepted.safetensors --json";
@@ -31,6 +35,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     Alpaca(alpaca::Arguments),
+    AlpacaAnnotate(alpaca_annotate::Arguments),
     AlpacaOutputs(alpaca_outputs::Arguments),
     ArenaHard(arena_hard::Arguments),
     Choices(ChoicesArgs),
@@ -39,6 +44,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Alpaca(arguments) => alpaca::run(&arguments),
+        Command::AlpacaAnnotate(arguments) => alpaca_annotate::run(&arguments),
         Command::AlpacaOutputs(arguments) => alpaca_outputs::run(&arguments),
         Command::ArenaHard(arguments) => arena_hard::run(&arguments),
         Command::Choices(arguments) => {
@@ -51,9 +57,21 @@ fn main() -> ExitCode {
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = writeln!(std::io::stderr().lock(), "error: {error:#}");
-            ExitCode::from(2)
+            exit_code(&error)
         }
     }
+}
+
+/// Returns 2 for bad input, 75 for what may work later, 130 for an interrupt.
+fn exit_code(error: &anyhow::Error) -> ExitCode {
+    ExitCode::from(match error.downcast_ref::<ScoreError>() {
+        Some(ScoreError::Interrupted { .. }) => 130,
+        Some(ScoreError::Unanswered {
+            reason: EndpointError::Unanswered { .. },
+            ..
+        }) => 75,
+        _ => 2,
+    })
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

@@ -11,10 +11,11 @@
 //! - Comparisons: [`win_rate`], [`bradley_terry`], [`least_squares`], [`completion`], [`agreement`], [`correlation`].
 //! - Regression: [`logistic`], soft targets and row weights, with or without a penalty.
 //! - Chance levels: [`noise_range`], what best-minus-worst looks like when scores are noise.
-//! - Token sequences: [`diversity`], [`loops`], [`shingles`].
+//! - Token sequences: [`bleu`], [`diversity`], [`loops`], [`shingles`].
 //! - Held-out halves that never share a prompt: [`split`].
 
 pub mod agreement;
+pub mod bleu;
 pub mod bootstrap;
 pub mod bradley_terry;
 mod cholesky;

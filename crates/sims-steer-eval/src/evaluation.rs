@@ -15,6 +15,7 @@ use sims_steering::Steering;
 
 use crate::SteerEvalParams;
 use crate::answers::Answers;
+use crate::constraints::Constraints;
 use crate::neutral::{NeutralDrift, NeutralText};
 use crate::win_rate::{JudgedTexts, Wins};
 
@@ -113,6 +114,8 @@ pub(crate) struct Evaluation<'a> {
     /// What the judge reads as the request, in the order of `prompts`.
     pub(crate) requests: Vec<String>,
     pub(crate) neutral: Vec<NeutralText>,
+    /// What prompts ask of the form of a response.
+    pub(crate) constraints: Constraints,
     pub(crate) cost: Cost,
 }
 

@@ -2,17 +2,20 @@
 //!
 //! [`SteerEval`] is the stage. It draws answers of the base and of the steered model to the same
 //! prompts, lets the frozen model judge them ([`win_rate`]), looks at what the judge does not see
-//! ([`text_figures`], [`neutral`]), and holds it all against the gates ([`gates`]). [`back_off`] looks
+//! ([`text_figures`], [`content_figures`], [`neutral`]), and holds it all against the gates ([`gates`]). [`back_off`] looks
 //! for a strength that passes; when none does, the incumbent stays.
 //!
 //! The truth about the answers is not to be had here: nothing inside the loop reads it.
 
 pub mod answers;
 pub mod back_off;
+pub mod constraints;
+pub mod content_figures;
 mod evaluation;
 pub mod gates;
 pub mod neutral;
 mod params;
+pub mod refusals;
 mod report;
 mod stage;
 pub mod text_figures;

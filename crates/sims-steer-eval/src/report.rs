@@ -5,8 +5,11 @@ use sims_stats::loops::LoopRule;
 use sims_stats::{Bootstrap, Interval};
 
 use crate::answers::{Answers, at, content};
+use crate::constraints::Constraints;
+use crate::content_figures::{ContentFigures, draw_bleu};
 use crate::evaluation::EditFigures;
 use crate::neutral::NeutralDrift;
+use crate::refusals::is_refusal;
 use crate::text_figures::TextFigures;
 use crate::trial::Assessment;
 use crate::win_rate::Wins;
@@ -26,15 +29,17 @@ const PLAIN: &str = "mean";
 pub(crate) struct Metrics {
     bootstrap: Bootstrap,
     rule: LoopRule,
+    constraints: Constraints,
     rows: Vec<MetricRow>,
 }
 
 impl Metrics {
-    /// Starts a report with this resampling and this rule for loops.
-    pub(crate) fn new(bootstrap: Bootstrap, rule: LoopRule) -> Self {
+    /// Starts a report with this resampling, this rule for loops, and what prompts ask of the form.
+    pub(crate) fn new(bootstrap: Bootstrap, rule: LoopRule, constraints: Constraints) -> Self {
         Self {
             bootstrap,
             rule,
+            constraints,
             rows: Vec::new(),
         }
     }
@@ -61,9 +66,15 @@ impl Metrics {
         if let Some(wins) = &assessment.wins_against_incumbent {
             self.wins(wins, "incumbent")?;
         }
-        let base = TextFigures::of(&at(base, &assessment.indices), &self.rule);
-        let policy = TextFigures::of(&assessment.drawn.answers, &self.rule);
-        self.text(&policy, &base)?;
+        let (policy, base) = (&assessment.drawn.answers, at(base, &assessment.indices));
+        self.text(
+            &TextFigures::of(policy, &self.rule),
+            &TextFigures::of(&base, &self.rule),
+        )?;
+        self.content(
+            &ContentFigures::of(policy, &self.constraints),
+            &ContentFigures::of(&base, &self.constraints),
+        )?;
         if let Some(drift) = &assessment.drift {
             self.drift(drift)?;
         }
@@ -129,7 +140,6 @@ impl Metrics {
 
     /// Adds what the responses look like: the policy's figures, the base's, and how they differ.
     fn text(&mut self, policy: &TextFigures, base: &TextFigures) -> anyhow::Result<()> {
-        let n = policy.length.len() as u64;
         let of = |figures: &TextFigures| {
             [
                 figures.length.clone(),
@@ -147,13 +157,9 @@ impl Metrics {
             "self_similarity",
         ];
         for ((name, own), other) in names.iter().zip(of(policy)).zip(of(base)) {
-            let own_mean = self.bootstrap.mean(&own)?;
-            let base_mean = self.bootstrap.mean(&other)?;
-            let difference = self.bootstrap.mean_difference(&own, &other)?;
-            self.interval(name, own_mean, n, "");
-            self.interval(&format!("base_{name}"), base_mean, n, "");
-            self.interval(&format!("{name}_difference"), difference, n, "base");
+            self.both(name, &own, &other)?;
         }
+        let n = policy.length.len() as u64;
         let ratio = policy.length_ratio(base, &self.bootstrap)?;
         self.interval("length_ratio", ratio, n, "base");
         for gram in [1, 2] {
@@ -173,6 +179,31 @@ impl Metrics {
                 self.push(&metric, ratio.estimate, interval, n, RAREFIED, "base");
             }
         }
+        Ok(())
+    }
+
+    /// Adds what the responses say: how alike a prompt's draws are, refusals, and the form where prompts ask for one.
+    fn content(&mut self, policy: &ContentFigures, base: &ContentFigures) -> anyhow::Result<()> {
+        if let (Some(own), Some(other)) = (&policy.self_bleu, &base.self_bleu) {
+            self.both("self_bleu", own, other)?;
+        }
+        self.both("refusal_rate", &policy.refusals, &base.refusals)?;
+        if !policy.all_kept.is_empty() {
+            self.both("format_adherence", &policy.all_kept, &base.all_kept)?;
+            self.both("constraint_adherence", &policy.each_kept, &base.each_kept)?;
+        }
+        Ok(())
+    }
+
+    /// Adds the means of the policy's figures and of the base's, and how they differ; one entry a prompt.
+    fn both(&mut self, metric: &str, own: &[f64], base: &[f64]) -> anyhow::Result<()> {
+        let n = own.len() as u64;
+        let own_mean = self.bootstrap.mean(own)?;
+        let base_mean = self.bootstrap.mean(base)?;
+        let difference = self.bootstrap.mean_difference(own, base)?;
+        self.interval(metric, own_mean, n, "");
+        self.interval(&format!("base_{metric}"), base_mean, n, "");
+        self.interval(&format!("{metric}_difference"), difference, n, "base");
         Ok(())
     }
 
@@ -254,24 +285,40 @@ impl Metrics {
 }
 
 /// Returns one row a prompt, policy, draw and metric of `answers`.
-pub(crate) fn text_scores(answers: &Answers, rule: &LoopRule) -> Vec<ScoreRow> {
+///
+/// Self-BLEU only where a prompt has several draws, the form only where `constraints` say what is asked for.
+pub(crate) fn text_scores(
+    answers: &Answers,
+    rule: &LoopRule,
+    constraints: &Constraints,
+) -> Vec<ScoreRow> {
     let mut rows = Vec::new();
-    for response in answers.iter().flatten() {
-        let tokens = content(response);
-        let truth = |yes: bool| f64::from(u8::from(yes));
-        let figures = [
-            ("length_tokens", tokens.len() as f64),
-            ("loop", truth(rule.find(tokens).is_some())),
-            ("rep_4", sims_stats::diversity::repetition(tokens, 4)),
-            ("truncated", truth(response.finish_reason == "length")),
-        ];
-        rows.extend(figures.map(|(metric, value)| ScoreRow {
-            prompt_id: response.prompt_id.clone(),
-            policy: response.policy.clone(),
-            draw: Some(response.sample_index),
-            metric: metric.to_owned(),
-            value,
-        }));
+    for draws in answers {
+        let bleu = draw_bleu(draws);
+        for (draw, response) in draws.iter().enumerate() {
+            let tokens = content(response);
+            let truth = |yes: bool| f64::from(u8::from(yes));
+            let kept = constraints.kept(&response.prompt_id, &response.text);
+            let figures = [
+                ("length_tokens", Some(tokens.len() as f64)),
+                ("loop", Some(truth(rule.find(tokens).is_some()))),
+                ("rep_4", Some(sims_stats::diversity::repetition(tokens, 4))),
+                ("truncated", Some(truth(response.finish_reason == "length"))),
+                ("self_bleu", bleu.as_ref().map(|values| values[draw])),
+                ("refusal", Some(truth(is_refusal(&response.text)))),
+                ("format_adherence", kept.map(|share| truth(share == 1.0))),
+                ("constraint_adherence", kept),
+            ];
+            rows.extend(figures.into_iter().filter_map(|(metric, value)| {
+                Some(ScoreRow {
+                    prompt_id: response.prompt_id.clone(),
+                    policy: response.policy.clone(),
+                    draw: Some(response.sample_index),
+                    metric: metric.to_owned(),
+                    value: value?,
+                })
+            }));
+        }
     }
     rows
 }

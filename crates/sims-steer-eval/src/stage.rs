@@ -16,6 +16,7 @@ use sims_steering::Steering;
 
 use crate::answers::{Answers, at, base_answers, content};
 use crate::back_off::{Outcome, Setting, grid, runs, search};
+use crate::constraints::Constraints;
 use crate::evaluation::{Adapted, Cost, Evaluation, Policy, Side};
 use crate::neutral::NeutralText;
 use crate::params::LayerSearch;
@@ -38,7 +39,7 @@ impl Stage for SteerEval {
   sims-steer-eval --prompts validation.parquet --model data/tiny --steering steering.safetensors --out evaluated
   sims-steer-eval --prompts eval.parquet --model data/tiny --steering accepted.safetensors --gate none --out test
   sims-steer-eval --prompts eval.parquet --model data/tiny --adapter adapter.safetensors --gate none --out tuned";
-    const BEHAVIOUR: u32 = 5;
+    const BEHAVIOUR: u32 = 6;
     const NUMERICS: Numerics = Numerics::Model(numerics_class);
     type Params = SteerEvalParams;
 
@@ -78,6 +79,11 @@ impl Stage for SteerEval {
                 "neutral",
                 "prompts@1",
                 "Plain texts, a single message each, to measure drift on; without them no gate guards against it",
+            ),
+            Role::optional(
+                "constraints",
+                "constraints@1",
+                "What prompts ask of the form of a response, as Parquet or JSON lines; measured, no gate (docs/side-effects.md)",
             ),
             Role::optional(
                 "pairrm",
@@ -224,6 +230,10 @@ fn prepare<'a>(
     };
     let (judge, second_judge) =
         open_two(&params.judge(), params.second_judge, &inputs).map_err(bad_input)?;
+    let constraints = match io.optional_input("constraints") {
+        Some(path) => Constraints::read(path)?,
+        None => Constraints::default(),
+    };
     let mut evaluation = Evaluation {
         params,
         io,
@@ -238,6 +248,7 @@ fn prepare<'a>(
             .map(|prompt| request_text(&prompt.messages))
             .collect(),
         neutral,
+        constraints,
         cost: Cost::default(),
     };
     let base = match io.optional_input("base-responses") {
@@ -472,14 +483,16 @@ fn finish(
     base: &Answers,
 ) -> anyhow::Result<Finished> {
     let rule = evaluation.params.loop_rule();
-    let mut metrics = Metrics::new(evaluation.bootstrap(), rule);
+    let constraints = &evaluation.constraints;
+    let mut metrics = Metrics::new(evaluation.bootstrap(), rule, constraints.clone());
     metrics.assessment(&assessment, base)?;
     second_opinion(evaluation, &assessment, base, &mut metrics)?;
 
-    let mut scores = text_scores(base, &rule);
+    let constraints = &evaluation.constraints;
+    let mut scores = text_scores(base, &rule, constraints);
     let mut responses: Vec<ResponseRow> = base.iter().flatten().cloned().collect();
     for part in earlier.iter().chain([&assessment]) {
-        scores.extend(text_scores(&part.drawn.answers, &rule));
+        scores.extend(text_scores(&part.drawn.answers, &rule, constraints));
         scores.extend(win_scores(part));
         responses.extend(part.drawn.answers.iter().flatten().cloned());
     }
@@ -492,7 +505,19 @@ fn finish(
         responses,
         cost: evaluation.cost,
         parameters: evaluation.model.decoder().config().parameters(),
-        warnings: Vec::new(),
+        warnings: strangers(evaluation).into_iter().collect(),
+    })
+}
+
+/// Returns a warning where constraints are given, but not for any of the prompts.
+fn strangers(evaluation: &Evaluation<'_>) -> Option<String> {
+    let constraints = &evaluation.constraints;
+    let mut prompts = evaluation.prompts.iter();
+    let is_met = prompts.any(|prompt| !constraints.of(&prompt.prompt_id).is_empty());
+    (!constraints.is_empty() && !is_met).then(|| {
+        "no row of constraints is about one of the prompts, so adherence to a format is not measured; \
+         prompt_id has to be that of the table of prompts"
+            .to_owned()
     })
 }
 

@@ -128,6 +128,25 @@ fn batches_and_threads_change_no_byte_and_share_prefixes() {
         (of("mc2/mc2").ci_high.unwrap() - of("mc2/mc2").value - 1.959964 * stderr).abs() < 1e-6
     );
     assert_eq!(of("letters/acc").n, 3);
+
+    // McNemar's counts are those of the questions' own figures, which the difference is made of.
+    let counts = ["steered_only", "base_only"].map(|name| of(&format!("arc/acc_{name}")).value);
+    let arc = of("arc/acc_difference");
+    assert!(
+        (counts[0] - counts[1] - arc.value * arc.n as f64).abs() < 1e-9,
+        "{counts:?}"
+    );
+    let p = of("arc/acc_mcnemar_p");
+    assert_eq!(
+        (p.method.as_str(), p.baseline.as_str()),
+        ("mcnemar-exact", "base")
+    );
+    assert!(0.0 < p.value && p.value <= 1.0, "{p:?}");
+    assert!(
+        !metrics
+            .iter()
+            .any(|row| row.metric.starts_with("mc2/mc2_mcnemar"))
+    );
 }
 
 #[test]
@@ -239,6 +258,11 @@ fn an_idle_steering_is_the_base_and_all_positions_can_be_edited() {
     let copa = &found["tasks"]["copa"];
     assert_eq!(copa["acc"], copa["base"]["acc"]);
     assert_eq!(copa["difference"]["acc"]["value"], 0.0);
+    assert_eq!(
+        copa["mcnemar"]["acc"],
+        serde_json::json!({"steered_only": 0, "base_only": 0, "p_value": 1.0})
+    );
+    assert!(found["tasks"]["mc2"].get("mcnemar").is_none());
     let details = found["details"].as_array().unwrap();
     assert_eq!(details[0]["choices"], details[1]["choices"]);
 
@@ -263,6 +287,7 @@ fn without_json_a_line_a_figure_is_printed() {
     let tasks = tasks_file(folder.path(), |task, _| ["copa", "mc2"].contains(&task));
     let mut args = arguments(tasks, reference("model"), ChoicesParams::default());
     (args.json, args.details) = (false, false);
+    let idle = steering(folder.path(), 0.0, None);
     let mut out = Vec::new();
     sims_choices::command::run(&args, &mut out).unwrap();
     let text = String::from_utf8(out).unwrap();
@@ -279,4 +304,12 @@ fn without_json_a_line_a_figure_is_printed() {
             ["copa", "acc_bytes"]
         ]
     );
+
+    args.steering = Some(idle);
+    let mut out = Vec::new();
+    sims_choices::command::run(&args, &mut out).unwrap();
+    let text = String::from_utf8(out).unwrap();
+    let tells = |line: &str| line.contains("right by one alone 0 to 0, McNemar p 1.0000");
+    let told: Vec<bool> = text.lines().map(tells).collect();
+    assert_eq!(told, [false, true, true, true], "{text}");
 }

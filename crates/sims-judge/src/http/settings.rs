@@ -3,7 +3,8 @@
 use std::env;
 use std::path::PathBuf;
 
-use super::{ApiKey, Patience};
+use sims_endpoint::{ApiKey, Patience};
+
 use crate::{JudgeError, JudgeParams};
 
 const BASE_URL: &str = "https://api.openai.com/v1";

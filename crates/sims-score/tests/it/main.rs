@@ -5,8 +5,10 @@
 //! skipped with a notice.
 
 mod alpaca;
+mod annotate;
 mod arena;
 mod bad_input;
+mod judge_server;
 mod outputs;
 mod published_alpaca;
 mod published_arena;

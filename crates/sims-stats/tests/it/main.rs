@@ -1,9 +1,10 @@
 //! The statistics against other implementations.
 //!
 //! `reference.json` and `logistic.json` come from the scripts beside them (numpy, scipy, scikit-learn), `comparison.json`
-//! from `comparison.py` (numpy, scipy, statsmodels). The outside tables are
+//! from `comparison.py` (numpy, scipy, statsmodels), `bleu.json` from `bleu.py` (nltk). The outside tables are
 //! used where they lie beside the repository and skipped with a notice elsewhere.
 
+mod bleu;
 mod comparison;
 mod noise_floor;
 mod outside_tables;

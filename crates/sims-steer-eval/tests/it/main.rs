@@ -4,6 +4,8 @@ mod adapter;
 mod broken;
 mod judges;
 mod limits;
+mod real_text;
+mod side_effects;
 
 use std::collections::BTreeSet;
 use std::fs;

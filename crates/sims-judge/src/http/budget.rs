@@ -1,40 +1,12 @@
-//! How fast and how much may be asked.
+//! How much may be spent.
 
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard};
-use std::time::Duration;
 
 use crate::JudgeError;
 
 /// Characters that surely make a token, for a guess before the server counts.
 const CHARACTERS_A_TOKEN: usize = 4;
-
-/// Spreads requests evenly, so that no minute has more than its share.
-pub(super) struct Pace {
-    interval: Duration,
-    /// When the next request may start, from the beginning of the run.
-    free: Mutex<Duration>,
-}
-
-impl Pace {
-    /// Allows this many requests a minute; 0 for any number.
-    pub(super) fn new(requests_per_minute: u32) -> Self {
-        Self {
-            interval: Duration::from_secs(60)
-                .checked_div(requests_per_minute)
-                .unwrap_or_default(),
-            free: Mutex::default(),
-        }
-    }
-
-    /// Takes the next turn and returns how long it is until then; `now` counts from the beginning.
-    pub(super) fn turn(&self, now: Duration) -> Duration {
-        let mut free = self.free.lock().unwrap_or_else(|error| error.into_inner());
-        let start = now.max(*free);
-        *free = start + self.interval;
-        start - now
-    }
-}
 
 /// What a run may spend, in tokens.
 pub(super) struct Budget {
@@ -98,22 +70,6 @@ impl Budget {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn turns_are_an_interval_apart_and_none_is_saved_up() {
-        let pace = Pace::new(30);
-        let seconds = Duration::from_secs;
-        assert_eq!(pace.turn(seconds(0)), seconds(0));
-        assert_eq!(pace.turn(seconds(0)), seconds(2));
-        assert_eq!(pace.turn(seconds(1)), seconds(3));
-        assert_eq!(pace.turn(seconds(60)), seconds(0));
-        assert_eq!(pace.turn(seconds(60)), seconds(2));
-        let free = Pace::new(0);
-        assert_eq!(
-            (free.turn(seconds(0)), free.turn(seconds(0))),
-            (seconds(0), seconds(0))
-        );
-    }
 
     #[test]
     fn a_budget_counts_what_is_under_way() {

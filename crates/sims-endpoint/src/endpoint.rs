@@ -4,12 +4,9 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::answer::Answered;
-use super::pace::Pace;
-use super::{HttpSettings, stopped};
-use crate::JudgeError;
+use crate::Pace;
 
-/// Largest response that is read; a verdict takes a few thousand bytes.
+/// Largest response that is read; a verdict with its log-probabilities takes a few thousand bytes.
 const MAX_BODY: u64 = 1 << 20;
 /// Longest time for which a server may ask to be left alone.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
@@ -23,9 +20,9 @@ const QUOTED: usize = 200;
 pub struct ApiKey(String);
 
 impl ApiKey {
-    /// Takes a key.
-    pub fn new(key: impl Into<String>) -> Self {
-        Self(key.into())
+    /// Takes a key; white space around it, such as the end of a file's line, is no part of it.
+    pub fn new(key: impl AsRef<str>) -> Self {
+        Self(key.as_ref().trim().to_owned())
     }
 }
 
@@ -83,55 +80,120 @@ enum Failure {
     Lasting(String),
 }
 
-pub(super) struct Client {
+/// What the user calls the settings that an error may be about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SettingNames {
+    /// The environment variable that holds the key.
+    pub key: String,
+    /// The setting that holds the address.
+    pub address: &'static str,
+    /// The setting that holds the model's name.
+    pub model: &'static str,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum EndpointError {
+    /// What was given is no address.
+    #[error("`{address}` is no address of a server; write {setting} as https://HOST/v1")]
+    Address {
+        /// What was given.
+        address: String,
+        /// The setting that holds it.
+        setting: &'static str,
+    },
+    /// The server will not answer, however often it is asked.
+    #[error("{message}")]
+    Refused {
+        /// What the server said, without the key.
+        message: String,
+    },
+    /// The server did not answer, and may later.
+    #[error("no answer after {attempts} attempts: {message}")]
+    Unanswered {
+        /// How often it was asked.
+        attempts: u32,
+        /// What went wrong last, without the key.
+        message: String,
+    },
+    /// The run was stopped while this waited.
+    #[error("the run was stopped")]
+    Stopped,
+}
+
+/// A server, and how it is asked. It can be shared between threads.
+#[derive(Debug)]
+pub struct Endpoint {
     agent: ureq::Agent,
     url: String,
     key: Option<ApiKey>,
     patience: Patience,
     pace: Pace,
+    names: SettingNames,
     started: Instant,
 }
 
-impl Client {
-    pub(super) fn new(settings: &HttpSettings) -> Self {
+impl Endpoint {
+    /// Names a server by the address that `/chat/completions` is added to; nothing is sent yet.
+    ///
+    /// # Errors
+    /// [`EndpointError::Address`].
+    pub fn new(
+        address: &str,
+        key: Option<ApiKey>,
+        patience: Patience,
+        pace: Pace,
+        names: SettingNames,
+    ) -> Result<Self, EndpointError> {
+        if !(address.starts_with("http://") || address.starts_with("https://")) {
+            return Err(EndpointError::Address {
+                address: address.to_owned(),
+                setting: names.address,
+            });
+        }
         // A redirect would carry the key to where nobody asked for it to go, so none is followed.
         let config = ureq::Agent::config_builder()
-            .timeout_global(Some(settings.patience.timeout))
+            .timeout_global(Some(patience.timeout))
             .http_status_as_error(false)
             .max_redirects(0)
             .max_redirects_will_error(false)
             .user_agent(concat!("sims/", env!("CARGO_PKG_VERSION")));
-        Self {
+        Ok(Self {
             agent: config.build().into(),
-            url: format!(
-                "{}/chat/completions",
-                settings.base_url.trim_end_matches('/')
-            ),
-            key: settings.key.clone(),
-            patience: settings.patience,
-            pace: Pace::new(settings.requests_per_minute),
+            url: format!("{}/chat/completions", address.trim_end_matches('/')),
+            key,
+            patience,
+            pace,
+            names,
             started: Instant::now(),
-        }
+        })
     }
 
-    /// Asks until there is an answer, the patience is spent, or `stop` is set.
-    pub(super) fn ask(
+    /// Returns the address that requests go to.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Sends `body` until there is an answer that `read` takes, the patience is spent, or `stop` is set.
+    ///
+    /// `read` is given the body of a response, without the key where a server quotes it; what it says is wrong with
+    /// one may be right with the next.
+    ///
+    /// # Errors
+    /// All of [`EndpointError`] but a wrong address.
+    pub fn ask<T>(
         &self,
         body: &str,
-        prompt_id: &str,
         stop: &AtomicBool,
-    ) -> Result<Answered, JudgeError> {
+        read: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<T, EndpointError> {
         let mut failures = 0;
         loop {
             sleep(self.pace.turn(self.started.elapsed()), stop)?;
-            let (message, retry_after) = match self.attempt(body) {
+            let (message, retry_after) = match self.attempt(body, &read) {
                 Ok(answer) => return Ok(answer),
-                Err(Failure::Lasting(message)) => {
-                    return Err(JudgeError::Refused {
-                        prompt_id: prompt_id.to_owned(),
-                        message,
-                    });
-                }
+                Err(Failure::Lasting(message)) => return Err(EndpointError::Refused { message }),
                 Err(Failure::Passing {
                     message,
                     retry_after,
@@ -139,8 +201,7 @@ impl Client {
             };
             failures += 1;
             if failures >= self.patience.attempts {
-                return Err(JudgeError::Unanswered {
-                    prompt_id: prompt_id.to_owned(),
+                return Err(EndpointError::Unanswered {
                     attempts: failures,
                     message,
                 });
@@ -149,7 +210,11 @@ impl Client {
         }
     }
 
-    fn attempt(&self, body: &str) -> Result<Answered, Failure> {
+    fn attempt<T>(
+        &self,
+        body: &str,
+        read: &impl Fn(&str) -> Result<T, String>,
+    ) -> Result<T, Failure> {
         let passing = |message: String| Failure::Passing {
             message,
             retry_after: None,
@@ -171,8 +236,7 @@ impl Client {
             let value = response.headers().get(name)?.to_str().ok()?;
             Some(value.trim().to_owned())
         };
-        let seconds = header("retry-after").and_then(|text| text.parse().ok());
-        let retry_after = seconds.map(Duration::from_secs);
+        let retry_after = header("retry-after").and_then(|text| seconds(&text));
         let is_json = header("content-type").is_some_and(|kind| kind.contains("json"));
         let text = response
             .body_mut()
@@ -180,7 +244,7 @@ impl Client {
             .limit(MAX_BODY)
             .read_to_string();
         let said = |text: Result<String, ureq::Error>| {
-            said(status, &self.without_key(&text.unwrap_or_default()))
+            self.said(status, &self.without_key(&text.unwrap_or_default()))
         };
         match status {
             200..=299 => {}
@@ -192,7 +256,8 @@ impl Client {
             }
             300..=399 => {
                 return Err(Failure::Lasting(format!(
-                    "the server answers {status} and sends elsewhere; write the address that it is at as base-url"
+                    "the server answers {status} and sends elsewhere; write the address that it is at as {}",
+                    self.names.address
                 )));
             }
             _ => return Err(Failure::Lasting(said(text))),
@@ -201,7 +266,7 @@ impl Client {
         if !is_json {
             return Err(passing("the body is not declared as JSON".to_owned()));
         }
-        Answered::read(&text).map_err(passing)
+        read(&self.without_key(&text)).map_err(passing)
     }
 
     /// Takes the key out of a server's words, some of which quote it.
@@ -211,27 +276,38 @@ impl Client {
             _ => message.to_owned(),
         }
     }
+
+    /// Puts a status into words, with what the server says about it.
+    fn said(&self, status: u16, body: &str) -> String {
+        let json: serde_json::Value = serde_json::from_str(body).unwrap_or_default();
+        let words = json["error"]["message"].as_str().unwrap_or(body);
+        let words: String = words.chars().take(QUOTED).collect();
+        let SettingNames {
+            key,
+            address,
+            model,
+        } = &self.names;
+        let hint = match status {
+            401 | 403 => format!("; is the key in {key} right?"),
+            404 => format!("; are {address} and {model} right?"),
+            _ => String::new(),
+        };
+        format!("the server answers {status}: {}{hint}", words.trim())
+    }
 }
 
-/// Puts a status into words, with what the server says about it.
-fn said(status: u16, body: &str) -> String {
-    let json: serde_json::Value = serde_json::from_str(body).unwrap_or_default();
-    let words = json["error"]["message"].as_str().unwrap_or(body);
-    let words: String = words.chars().take(QUOTED).collect();
-    let hint = match status {
-        401 | 403 => "; is the key in OPENAI_API_KEY right?",
-        404 => "; are base-url and judge-model right?",
-        _ => "",
-    };
-    format!("the server answers {status}: {}{hint}", words.trim())
+/// Reads a time in seconds; the other form of the header, a date, is left to the client's own pause.
+fn seconds(text: &str) -> Option<Duration> {
+    let seconds: f64 = text.parse().ok()?;
+    Duration::try_from_secs_f64(seconds).ok()
 }
 
 /// Sleeps in slices, until the time is over or `stop` is set.
-fn sleep(time: Duration, stop: &AtomicBool) -> Result<(), JudgeError> {
+fn sleep(time: Duration, stop: &AtomicBool) -> Result<(), EndpointError> {
     let end = Instant::now() + time;
     loop {
         if stop.load(Ordering::Relaxed) {
-            return Err(stopped());
+            return Err(EndpointError::Stopped);
         }
         let left = end.saturating_duration_since(Instant::now());
         if left.is_zero() {
@@ -262,5 +338,29 @@ mod tests {
     #[test]
     fn a_key_prints_as_asterisks() {
         assert_eq!(format!("{:?}", ApiKey::new("sk-secret")), "***");
+        assert_eq!(ApiKey::new(" sk-secret\n"), ApiKey::new("sk-secret"));
+    }
+
+    #[test]
+    fn a_server_names_a_pause_in_seconds() {
+        assert_eq!(seconds("2"), Some(Duration::from_secs(2)));
+        assert_eq!(seconds("0.5"), Some(Duration::from_millis(500)));
+        for text in ["", "-1", "NaN", "inf", "Wed, 21 Oct 2015 07:28:00 GMT"] {
+            assert_eq!(seconds(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused() {
+        let names = SettingNames {
+            key: "KEY".to_owned(),
+            address: "--endpoint",
+            model: "--model",
+        };
+        let error = Endpoint::new("api", None, Patience::default(), Pace::new(0), names);
+        assert_eq!(
+            error.expect_err("no address").to_string(),
+            "`api` is no address of a server; write --endpoint as https://HOST/v1"
+        );
     }
 }
