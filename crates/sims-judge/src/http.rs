@@ -17,7 +17,6 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use sims_artifact::Digest;
-use sims_model::score::TokenCount;
 use sims_model::{JudgeTemplate, ModelError};
 
 use self::answer::Answered;
@@ -108,15 +107,16 @@ impl HttpJudge {
     }
 
     /// Sorts the comparisons into those whose answer is kept and the questions that are left; equal ones
-    /// are asked once.
+    /// are asked once. Also returns the tokens that the kept answers cost.
     fn questions(
         &self,
         asking: Asking,
         comparisons: &[Comparison<'_>],
         answers: &mut [Option<Answered>],
-    ) -> Result<Vec<Question>, JudgeError> {
+    ) -> Result<(Vec<Question>, u64), JudgeError> {
         let mut questions: Vec<Question> = Vec::new();
         let mut places: HashMap<Digest, usize> = HashMap::new();
+        let mut kept: HashMap<Digest, Answered> = HashMap::new();
         for (index, comparison) in comparisons.iter().enumerate() {
             let body = self.body(comparison)?;
             let document =
@@ -124,8 +124,9 @@ impl HttpJudge {
             let key = Digest::derived("sims judge http answer 1", document.as_bytes());
             if let Some(&place) = places.get(&key) {
                 questions[place].waiting.push(index);
-            } else if let Some(kept) = self.cache.get(&key) {
-                answers[index] = Some(kept);
+            } else if let Some(answer) = self.cache.get(&key) {
+                answers[index] = Some(answer);
+                kept.insert(key, answer);
             } else {
                 places.insert(key, questions.len());
                 questions.push(Question {
@@ -136,7 +137,8 @@ impl HttpJudge {
                 });
             }
         }
-        Ok(questions)
+        let tokens = kept.values().map(Answered::tokens).sum();
+        Ok((questions, tokens))
     }
 
     /// Asks one question after another until none is left or the run stops.
@@ -181,11 +183,10 @@ impl HttpJudge {
         progress: Progress<'_>,
     ) -> Result<Judged, JudgeError> {
         let mut answers: Vec<Option<Answered>> = vec![None; comparisons.len()];
-        let questions = self.questions(asking, comparisons, &mut answers)?;
+        let (questions, kept) = self.questions(asking, comparisons, &mut answers)?;
         let mut done = answers.iter().flatten().count();
         report(progress, done)?;
         let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
-        let before = self.budget.spent();
         let (sender, receiver) = channel();
         let mut failed = None;
         std::thread::scope(|scope| {
@@ -230,15 +231,13 @@ impl HttpJudge {
             }
             Some(error) => return Err(error),
         }
+        let asked = questions
+            .iter()
+            .filter_map(|question| answers[*question.waiting.first()?]);
+        let api_tokens = kept + asked.map(|answer| answer.tokens()).sum::<u64>();
         let preferences = answers.iter().flatten().map(Answered::preference).collect();
-        let spent = (self.budget.spent() - before) as usize;
         Ok(Judged {
-            tokens: TokenCount {
-                computed: spent,
-                unique: spent,
-                total: spent,
-                halvings: 0,
-            },
+            api_tokens,
             ..Judged::free(preferences)
         })
     }

@@ -35,5 +35,5 @@ pub use plan::{InstanceName, Plan, PlanOptions};
 pub use programs::{PREFIX, ProgramSearch};
 pub use progress::RunProgress;
 pub use run::{Event, Failure, Interrupt, RunOptions, RunReport};
-pub use run_record::{Outcome, RunRecord, StageRecord};
+pub use run_record::{FedBy, Outcome, RunRecord, StageRecord};
 pub use stored::StoredArtifact;

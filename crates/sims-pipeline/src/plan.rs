@@ -3,6 +3,7 @@
 mod inputs;
 mod order;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use crate::PipelineError;
 use crate::parameters::{self, Parameters};
 use crate::pipeline::{FileRef, NodeSpec, Pipeline, Repeat, Scope};
 use crate::programs::{Program, ProgramSearch, Programs};
+use crate::run_record::FedBy;
 use crate::yaml::{Diagnostic, Diagnostics};
 
 /// The schema id of an input that is a model folder.
@@ -208,6 +210,27 @@ impl Plan {
                 InstanceFeed::External(file) => Some(file.path.as_path()),
                 InstanceFeed::Output { .. } => None,
             })
+    }
+
+    /// Returns the outputs of other stages that the instance at `index` reads, by role.
+    pub fn fed_by(&self, index: usize) -> BTreeMap<String, Vec<FedBy>> {
+        let mut fed = BTreeMap::new();
+        for (role, feeds) in &self.instances[index].inputs {
+            let here: Vec<FedBy> = feeds
+                .iter()
+                .filter_map(|feed| match feed {
+                    InstanceFeed::External(_) => None,
+                    InstanceFeed::Output { instance, role } => Some(FedBy {
+                        stage: self.name(*instance).path(),
+                        output: role.clone(),
+                    }),
+                })
+                .collect();
+            if !here.is_empty() {
+                fed.insert(role.clone(), here);
+            }
+        }
+        fed
     }
 
     /// Returns the stage that the instance at `index` is a run of.
