@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::number::{number, with_interval};
+use crate::number::number;
 use crate::parts::cost::{StageCost, nodes, rounds, total};
 use crate::parts::gain::{Gain, in_words};
 use crate::parts::spent::{Prices, Shown, Spent};
@@ -41,7 +41,7 @@ pub fn render_gains(gains: &[Gain], answers: u32, prices: &Prices) -> String {
         return "no win rate against the base model whose cost is known; run the pipeline once more to have it recorded\n"
             .to_owned();
     }
-    let priced = gains.iter().any(|gain| gain.making.money.is_some());
+    let priced = gains.iter().any(|gain| gain.money.is_some());
     let mut heading = vec![
         "",
         "gain, points",
@@ -49,18 +49,16 @@ pub fn render_gains(gains: &[Gain], answers: u32, prices: &Prices) -> String {
         "each answer beyond a plain one",
     ];
     heading.extend(["points an hour", ""]);
-    heading.extend(priced.then_some("made for"));
+    heading.extend(priced.then_some("money"));
     let mut lines = vec![heading.into_iter().map(str::to_owned).collect::<Vec<_>>()];
     for gain in gains {
-        let [points, low, high] = gain.points();
-        let [rate, rate_low, rate_high] = gain.per_hour();
         let round = match gain.figure.round {
             0 => String::new(),
             n => format!(" · round {n}"),
         };
         let mut line = vec![
             format!("{}{round} · {}", gain.run, gain.figure.node),
-            with_interval(points.unwrap_or(0.0), low, high),
+            gain.points_in_words(),
             gain.making.hours_in_words(),
             if gain.per_answer > 0.0 {
                 format!(
@@ -71,13 +69,12 @@ pub fn render_gains(gains: &[Gain], answers: u32, prices: &Prices) -> String {
             } else {
                 String::new()
             },
-            rate.map_or_else(String::new, |rate| with_interval(rate, rate_low, rate_high)),
+            gain.per_hour_in_words(),
             format!("a {}", gain.unit()),
         ];
         if priced {
             line.push(
-                gain.making
-                    .money
+                gain.money
                     .map_or_else(String::new, |money| prices.amount(money)),
             );
         }

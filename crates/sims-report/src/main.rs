@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Parser;
 use sims_artifact::atomic_file::write_atomically;
-use sims_pipeline::pipeline::{Pipeline, axis_and_choice, workspace_of};
+use sims_pipeline::pipeline::{AbsentFiles, Pipeline, axis_and_choice, workspace_of};
 use sims_report::metrics::Figure;
 use sims_report::parts::spent::Prices;
 use sims_report::parts::{Parts, cost, gain};
@@ -349,7 +349,7 @@ fn locate(target: &Path, arguments: &Arguments) -> anyhow::Result<Vec<Named>> {
         }]);
     }
     let current = std::env::current_dir().context("cannot find the current folder")?;
-    let mut pipelines = Pipeline::load(target, arguments.seed, &current)?;
+    let mut pipelines = Pipeline::load(target, arguments.seed, &current, AbsentFiles::Refuse)?;
     pipelines.retain(|pipeline| pipeline.has(&arguments.only));
     anyhow::ensure!(
         !pipelines.is_empty(),

@@ -102,16 +102,14 @@ fn cost(out: &mut String, parts: &Parts) {
         "\n| gain | points | made in | points an hour |\n|---|---|---|---|"
     );
     for gain in &parts.gains {
-        let [points, low, high] = gain.points();
-        let [rate, rate_low, rate_high] = gain.per_hour();
         let _ = writeln!(
             out,
             "| {}, round {} | {} | {} | {} a {} |",
             escape(&gain.figure.node),
             gain.figure.round,
-            with_interval(points.unwrap_or(0.0), low, high),
+            gain.points_in_words(),
             gain.making.hours_in_words(),
-            rate.map_or_else(String::new, |rate| with_interval(rate, rate_low, rate_high)),
+            gain.per_hour_in_words(),
             gain.unit()
         );
     }

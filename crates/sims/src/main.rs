@@ -10,6 +10,7 @@ mod external;
 mod fsck;
 mod model_memory;
 mod plan;
+mod plan_cost;
 mod progress_bar;
 mod run;
 mod schema;

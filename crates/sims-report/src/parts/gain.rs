@@ -13,6 +13,7 @@ use super::curves::{GOLD, JUDGED};
 use super::spent::{Prices, Spent};
 use crate::data_table::DataTable;
 use crate::metrics::Figure;
+use crate::number::with_interval;
 use crate::run::{Run, StageSummary};
 
 /// What was made before any answer comes in through these roles.
@@ -37,9 +38,25 @@ pub struct Gain {
     pub on_gpu: bool,
     /// Making it and `answers` answers. Unit: hours.
     pub hours: f64,
+    /// The same in money; none without a price.
+    pub money: Option<f64>,
 }
 
 impl Gain {
+    /// Writes the gain with its interval: `20.9 [19.6, 22.2]`.
+    pub fn points_in_words(&self) -> String {
+        match self.points() {
+            [Some(points), Some(low), Some(high)] => format!("{points:.1} [{low:.1}, {high:.1}]"),
+            [points, ..] => format!("{:.1}", points.unwrap_or(0.0)),
+        }
+    }
+
+    /// Writes the points an hour with their interval; empty where nothing was spent.
+    pub fn per_hour_in_words(&self) -> String {
+        let [rate, low, high] = self.per_hour();
+        rate.map_or_else(String::new, |rate| with_interval(rate, low, high))
+    }
+
     /// Returns the gain and its interval in points: a win rate of 0.62 is a gain of 12.
     pub fn points(&self) -> [Option<f64>; 3] {
         let figure = &self.figure;
@@ -134,10 +151,18 @@ impl Trace<'_> {
             }
         };
         let per_answer = (of(&each) - of(&plain)).max(0.0);
+        let of_answers = f64::from(answers) * per_answer;
+        let price = if on_gpu {
+            self.prices.gpu_hour
+        } else {
+            self.prices.core_hour
+        };
+        let money = price.map(|price| of_answers * price + making.money.unwrap_or(0.0));
         Some(Gain {
             run: self.run.name.clone(),
             figure: figure.clone(),
-            hours: of(&making) + f64::from(answers) * per_answer,
+            hours: of(&making) + of_answers,
+            money: money.or(making.money),
             making,
             per_answer,
             on_gpu,
@@ -260,9 +285,9 @@ pub fn table(gains: &[Gain]) -> DataTable {
         .text("hours_of", |gain| gain.unit())
         .number("making_gpu_hours", |gain| gain.making.gpu_hours)
         .number("making_core_hours", |gain| gain.making.core_hours)
-        .number("making_money", |gain| gain.making.money)
         .number("hours_per_answer", |gain| gain.per_answer)
         .number("hours", |gain| gain.hours)
+        .number("money", |gain| gain.money)
         .number("points_per_hour", |gain| gain.per_hour()[0])
         .number("points_per_hour_low", |gain| gain.per_hour()[1])
         .number("points_per_hour_high", |gain| gain.per_hour()[2])

@@ -20,10 +20,14 @@ pub struct Prices {
 }
 
 impl Prices {
-    /// Writes an amount: `$ 12.30`.
+    /// Writes an amount with two decimals, small ones with two digits: `$ 12.30`, `$ 0.0018`.
     pub fn amount(&self, money: f64) -> String {
-        let digits = if money < 0.1 { 4 } else { 2 };
-        format!("{} {money:.digits$}", self.currency)
+        let mut decimals = 2;
+        while decimals < 8 && money > 0.0 && money * 10_f64.powi(decimals) < 9.5 {
+            decimals += 1;
+        }
+        let decimals = decimals.unsigned_abs() as usize;
+        format!("{} {money:.decimals$}", self.currency)
             .trim_start()
             .to_owned()
     }
@@ -261,6 +265,13 @@ mod tests {
         let shown = Shown::of(&both);
         assert_eq!(shown.headings().len(), both.cells(&shown, &prices).len());
         assert_eq!(both.cells(&shown, &prices).last().unwrap(), "$ 4.50");
+    }
+
+    #[test]
+    fn amounts_keep_two_digits() {
+        let prices = Prices::default();
+        let amounts = [1234.5, 2.0, 0.12, 0.0018, 0.0].map(|money| prices.amount(money));
+        assert_eq!(amounts, ["1234.50", "2.00", "0.12", "0.0018", "0.00"]);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use maud::{Markup, html};
 
 use crate::html::page::{Section, note};
 use crate::html::table::{bar, folded, round_name, scroll};
-use crate::number::{number, with_interval};
+use crate::number::number;
 use crate::parts::Parts;
 use crate::parts::cost::{self, nodes, rounds, total};
 use crate::parts::gain::{self, Gain};
@@ -127,14 +127,12 @@ fn gains(gains: &[Gain], answers: u32) -> Markup {
             }
             tbody {
                 @for gain in gains {
-                    @let [points, low, high] = gain.points();
-                    @let [rate, rate_low, rate_high] = gain.per_hour();
                     tr {
                         th scope="row" { (round_name(gain.figure.round)) " · " (gain.figure.node) }
-                        td.n { (with_interval(points.unwrap_or(0.0), low, high)) }
+                        td.n { (gain.points_in_words()) }
                         td.n { (gain.making.hours_in_words()) }
                         td.n { (number(gain.hours)) " " (gain.unit()) "s" }
-                        td.n { @if let Some(rate) = rate { (with_interval(rate, rate_low, rate_high)) } }
+                        td.n { (gain.per_hour_in_words()) }
                     }
                 }
             }
