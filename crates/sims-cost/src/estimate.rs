@@ -98,18 +98,18 @@ impl Batch {
         }
         let activations = activations(rows, sequences);
         let room = ((budget - activations) / footprint.kv_slot.max(1.0)).max(0.0);
-        let longest = work.longest.max(1.0);
+        let (read, written) = (work.longest_read, work.longest_written.max(1.0));
         if sequences > 0.0 {
-            sequences = sequences.min((room / longest).floor()).max(1.0);
+            sequences = sequences.min((room / written).floor()).max(1.0);
         }
         // What is only read keeps the slots of the rows that run, and of the beginning that they share.
-        let reading = if work.read > 0.0 { rows + longest } else { 0.0 };
-        let slots = (sequences * longest).max(reading);
+        let reading = if read > 0.0 { rows + read } else { 0.0 };
+        let slots = (sequences * written).max(reading);
         Self {
             sequences,
             kv_bytes: slots * footprint.kv_slot,
             activations,
-            fits: budget > 0.0 && room >= longest,
+            fits: budget > 0.0 && room >= read.max(written),
         }
     }
 }

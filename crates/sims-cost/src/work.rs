@@ -17,8 +17,10 @@ pub struct Work {
     pub sequences: f64,
     /// Tokens written, each times the tokens that it attends to.
     pub attended: f64,
-    /// Longest sequence.
-    pub longest: f64,
+    /// Longest sequence that is read without being continued.
+    pub longest_read: f64,
+    /// Longest sequence that is written, its prompt included.
+    pub longest_written: f64,
 }
 
 impl Work {
@@ -31,21 +33,23 @@ impl Work {
             written: 0.0,
             sequences: 0.0,
             attended: 0.0,
-            longest: 0.0,
+            longest_read: 0.0,
+            longest_written: 0.0,
         }
     }
 
     /// Adds reading of `tokens` in sequences of up to `longest`.
     pub fn read(&mut self, tokens: f64, longest: f64) {
         self.read += tokens;
-        self.longest = self.longest.max(longest);
+        self.longest_read = self.longest_read.max(longest);
     }
 
     /// Adds a draw of `draws` responses of `response` tokens to each of `prompts` prompts of `prompt` tokens, which are
     /// read once each.
     pub fn draw(&mut self, prompts: f64, prompt: f64, draws: f64, response: f64) {
         let sequences = prompts * draws;
-        self.read(prompts * prompt, prompt + response);
+        self.read(prompts * prompt, 0.0);
+        self.longest_written = self.longest_written.max(prompt + response);
         self.written += sequences * response;
         self.attended += sequences * response * (prompt + response / 2.0);
         self.sequences = self.sequences.max(sequences);

@@ -113,7 +113,7 @@ pub(super) fn stage(inputs: &StageInputs<'_>, model: &ModelSize) -> StageWork {
             + CONTROL_ANSWERS * responses.response
             + CONTROLS.0 * between
             + CONTROLS.1 * tail;
-        work.read(head + controlled * of_prompt, work.longest);
+        work.read(head + controlled * of_prompt, work.longest_read);
     }
     StageWork::of(work, Some(Table { ..responses }))
 }
