@@ -180,7 +180,8 @@ fn the_plan_counts_tokens_as_the_stages_do() {
     assert!((flops - 1.0).abs() < 1e-9, "{flops}");
 
     // What is read of answers is an estimate. Equal answers and equal beginnings are read once, of which this small
-    // vocabulary has more than real text, so the estimate is above: by a third at most.
+    // vocabulary has more than real text, so the judge's is above; the pairs' and the steered answers are not as long
+    // as the mean.
     for (stage, counts) in [
         ("judge", &["tokens_computed"][..]),
         ("extract", &["tokens_computed"]),
@@ -197,7 +198,7 @@ fn the_plan_counts_tokens_as_the_stages_do() {
         let counted: f64 = counts.iter().map(|name| count(&counted, name)).sum();
         let ratio = number(&as_long(stage)["tokens_read"]) / counted;
         eprintln!("{stage}: planned {ratio:.3} of what was counted");
-        assert!((0.95..1.34).contains(&ratio), "{stage}: {ratio}");
+        assert!((0.9..1.2).contains(&ratio), "{stage}: {ratio}");
     }
 }
 

@@ -147,3 +147,6 @@ impl StageInputs<'_> {
             .min(self.parameters().number("max-new-tokens"))
     }
 }
+
+#[cfg(test)]
+mod tests;

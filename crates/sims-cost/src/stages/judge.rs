@@ -99,7 +99,7 @@ pub(super) fn stage(inputs: &StageInputs<'_>, model: &ModelSize) -> StageWork {
     let of_prompts = |prompts: f64, answers: f64, comparisons: f64| Comparisons {
         prompts,
         request: responses.request,
-        answer: responses.response,
+        answer: shown(responses.response),
         answers,
         asked: comparisons,
     };
@@ -110,12 +110,17 @@ pub(super) fn stage(inputs: &StageInputs<'_>, model: &ModelSize) -> StageWork {
         let [head, after_request, between, tail] = model.judge;
         let of_prompt = responses.request
             + after_request
-            + CONTROL_ANSWERS * responses.response
+            + CONTROL_ANSWERS * shown(responses.response)
             + CONTROLS.0 * between
             + CONTROLS.1 * tail;
         work.read(head + controlled * of_prompt, work.longest_read);
     }
     StageWork::of(work, Some(Table { ..responses }))
+}
+
+/// Returns what a judge sees of a response: all but the token that ends it. Unit: tokens.
+pub(super) fn shown(response: f64) -> f64 {
+    (response - 1.0).max(0.0)
 }
 
 /// Pairs of a prompt's responses that meet.

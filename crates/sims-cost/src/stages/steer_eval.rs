@@ -1,6 +1,6 @@
 //! What evaluating a steering takes.
 
-use super::judge::{Asked, Comparisons};
+use super::judge::{Asked, Comparisons, shown};
 use super::{StageInputs, StageWork};
 use crate::model::ModelSize;
 use crate::work::{Table, Work};
@@ -113,7 +113,7 @@ impl Evaluation<'_> {
         let comparisons = Comparisons {
             prompts,
             request: self.prompts.request,
-            answer: self.response,
+            answer: shown(self.response),
             answers: 2.0 * pairs,
             asked: 2.0 * pairs,
         };
