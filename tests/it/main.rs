@@ -1,6 +1,7 @@
 //! The loop as a user runs it: real stages, the built-in model, a real store.
 
 mod closed_loop;
+mod cost;
 mod interruption;
 mod isolation;
 mod loop_runs;

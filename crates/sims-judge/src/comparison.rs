@@ -76,6 +76,8 @@ pub struct Judged {
     pub cut: usize,
     /// Tokens computed, and tokens that a run without shared prefixes would have computed.
     pub tokens: TokenCount,
+    /// Tokens that a server read and wrote, those of answers kept from earlier runs included.
+    pub api_tokens: u64,
     /// Estimated floating-point operations.
     pub flops: f64,
     /// Most rows that ran through the model at once; 0 where none did.
@@ -95,6 +97,7 @@ impl Judged {
     pub fn add_cost(&mut self, other: &Self) {
         self.cut += other.cut;
         self.tokens.add(other.tokens);
+        self.api_tokens += other.api_tokens;
         self.flops += other.flops;
         self.batch_rows = self.batch_rows.max(other.batch_rows);
     }

@@ -15,7 +15,6 @@ use std::sync::atomic::AtomicBool;
 use serde_json::{Value, json};
 use sims_artifact::Digest;
 use sims_endpoint::{Endpoint, EndpointError, Pace, SettingNames, ask_all};
-use sims_model::score::TokenCount;
 use sims_model::{JudgeTemplate, ModelError};
 
 use self::answer::Answered;
@@ -109,15 +108,16 @@ impl HttpJudge {
     }
 
     /// Sorts the comparisons into those whose answer is kept and the questions that are left; equal ones
-    /// are asked once.
+    /// are asked once. Also returns the tokens that the kept answers cost.
     fn questions(
         &self,
         asking: Asking,
         comparisons: &[Comparison<'_>],
         answers: &mut [Option<Answered>],
-    ) -> Result<Vec<Question>, JudgeError> {
+    ) -> Result<(Vec<Question>, u64), JudgeError> {
         let mut questions: Vec<Question> = Vec::new();
         let mut places: HashMap<Digest, usize> = HashMap::new();
+        let mut kept: HashMap<Digest, Answered> = HashMap::new();
         for (index, comparison) in comparisons.iter().enumerate() {
             let body = self.body(comparison)?;
             let document =
@@ -125,8 +125,9 @@ impl HttpJudge {
             let key = Digest::derived("sims judge http answer 1", document.as_bytes());
             if let Some(&place) = places.get(&key) {
                 questions[place].waiting.push(index);
-            } else if let Some(kept) = self.cache.get(&key) {
-                answers[index] = Some(kept);
+            } else if let Some(answer) = self.cache.get(&key) {
+                answers[index] = Some(answer);
+                kept.insert(key, answer);
             } else {
                 places.insert(key, questions.len());
                 questions.push(Question {
@@ -137,7 +138,8 @@ impl HttpJudge {
                 });
             }
         }
-        Ok(questions)
+        let tokens = kept.values().map(Answered::tokens).sum();
+        Ok((questions, tokens))
     }
 
     fn ask(&self, question: &Question, stop: &AtomicBool) -> Result<Answered, JudgeError> {
@@ -160,10 +162,9 @@ impl HttpJudge {
         progress: Progress<'_>,
     ) -> Result<Judged, JudgeError> {
         let mut answers: Vec<Option<Answered>> = vec![None; comparisons.len()];
-        let questions = self.questions(asking, comparisons, &mut answers)?;
+        let (questions, kept) = self.questions(asking, comparisons, &mut answers)?;
         let mut done = answers.iter().flatten().count();
         report(progress, done)?;
-        let before = self.budget.spent();
         let asked = ask_all(
             questions.len(),
             self.settings.concurrency,
@@ -191,15 +192,13 @@ impl HttpJudge {
             }
             Err(error) => return Err(error),
         }
+        let asked = questions
+            .iter()
+            .filter_map(|question| answers[*question.waiting.first()?]);
+        let api_tokens = kept + asked.map(|answer| answer.tokens()).sum::<u64>();
         let preferences = answers.iter().flatten().map(Answered::preference).collect();
-        let spent = (self.budget.spent() - before) as usize;
         Ok(Judged {
-            tokens: TokenCount {
-                computed: spent,
-                unique: spent,
-                total: spent,
-                halvings: 0,
-            },
+            api_tokens,
             ..Judged::free(preferences)
         })
     }

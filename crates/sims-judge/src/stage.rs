@@ -254,6 +254,9 @@ fn count_cost(judged: &[&Judged], io: &mut StageIo) {
         io.warn(warning);
     }
     io.count("batch_rows", cost.batch_rows as f64);
+    if cost.api_tokens > 0 {
+        io.count("api_tokens", cost.api_tokens as f64);
+    }
     io.count("estimated_flops", cost.flops);
     io.count("tokens_computed", cost.tokens.computed as f64);
     io.count("tokens_without_sharing", cost.tokens.total as f64);

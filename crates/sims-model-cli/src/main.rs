@@ -16,6 +16,7 @@ mod generate;
 mod info;
 mod open;
 mod perplexity;
+mod size;
 
 use std::process::ExitCode;
 
@@ -43,6 +44,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Info(info::Args),
+    Size(size::Args),
     Forward(forward::Args),
     Generate(generate::Args),
     Perplexity(perplexity::Args),
@@ -55,6 +57,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Info(args) => info::run(&args),
+        Command::Size(args) => size::run(&args),
         Command::Forward(args) => forward::run(&args),
         Command::Generate(args) => generate::run(&args),
         Command::Perplexity(args) => perplexity::run(&args),

@@ -45,5 +45,5 @@ pub use run::{Event, Failure, Interrupt, RunOptions, RunReport, Verdict, Verific
 pub use run_difference::{
     Comparison, FigureDifference, RunDifference, StageDifference, run_difference,
 };
-pub use run_record::{Outcome, RunRecord, StageRecord};
+pub use run_record::{FedBy, Outcome, RunRecord, StageRecord};
 pub use stored::StoredArtifact;

@@ -76,6 +76,15 @@ pub struct FileRef {
     pub at: Location,
 }
 
+/// What follows when a file that a pipeline names is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AbsentFiles {
+    /// The pipeline is refused.
+    Refuse,
+    /// Nothing: the plan is for an estimate, and nothing is read.
+    Accept,
+}
+
 /// How often a stage runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Repeat {
@@ -124,7 +133,7 @@ impl Pipeline {
     /// what it varies, in order.
     ///
     /// `seed` is used instead of the file's seed or seeds. `current` is where relative paths are looked up
-    /// when the workspace does not have them.
+    /// when the workspace does not have them; `absent` says what follows when neither does.
     ///
     /// # Errors
     /// With every mistake that the files alone show, each with file, line, column and key.
@@ -132,6 +141,7 @@ impl Pipeline {
         path: &Path,
         seed: Option<u64>,
         current: &Path,
+        absent: AbsentFiles,
     ) -> Result<Vec<Self>, PipelineError> {
         let root = yaml::load(path)?;
         let variants = yaml::variants(&root).map_err(Diagnostics::from)?;
@@ -139,6 +149,7 @@ impl Pipeline {
         for variant in variants {
             let mut reader = Reader {
                 current,
+                absent,
                 problems: Vec::new(),
             };
             let found = reader.variant(path, &variant, seed);
@@ -218,6 +229,7 @@ pub fn workspace_of(file: &Path) -> PathBuf {
 /// Collects mistakes, so that all are shown at once.
 struct Reader<'a> {
     current: &'a Path,
+    absent: AbsentFiles,
     problems: Vec<Diagnostic>,
 }
 
@@ -366,7 +378,7 @@ impl Reader<'_> {
     /// Finds a file or folder that the pipeline names.
     fn file(&self, key: &str, node: &Node) -> Result<FileRef, Diagnostic> {
         let text = node.as_text(key)?;
-        let path = find_file(text, &node.at, self.current).map_err(|problem| Diagnostic {
+        let path = self.find(text, &node.at).map_err(|problem| Diagnostic {
             message: format!("`{key}`: {}", problem.message),
             ..problem
         })?;
@@ -376,6 +388,13 @@ impl Reader<'_> {
         })
     }
 
+    fn find(&self, text: &str, at: &Location) -> Result<PathBuf, Diagnostic> {
+        match (find_file(text, at, self.current), self.absent) {
+            (Err(_), AbsentFiles::Accept) => Ok(workspace_of(&at.file.path).join(text)),
+            (found, _) => found,
+        }
+    }
+
     /// Finds the files among a node's inputs, and keeps the mistakes.
     fn node(&mut self, result: Result<NodeSpec, Diagnostic>) -> Option<NodeSpec> {
         let mut node = self.keep(result)?;
@@ -383,7 +402,7 @@ impl Reader<'_> {
             for (source, at) in &mut input.sources {
                 if let Source::File(path) = source {
                     let text = path.to_string_lossy().into_owned();
-                    if let Some(found) = self.keep(find_file(&text, at, self.current)) {
+                    if let Some(found) = self.keep(self.find(&text, at)) {
                         *path = found;
                     }
                 }

@@ -3,6 +3,7 @@
 mod inputs;
 mod order;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,8 +12,9 @@ use serde_json::Value;
 
 use crate::PipelineError;
 use crate::parameters::{self, Parameters};
-use crate::pipeline::{FileRef, NodeSpec, Pipeline, Repeat, Scope};
+use crate::pipeline::{AbsentFiles, FileRef, NodeSpec, Pipeline, Repeat, Scope};
 use crate::programs::{Program, ProgramSearch, Programs};
+use crate::run_record::FedBy;
 use crate::yaml::{Diagnostic, Diagnostics};
 
 /// The schema id of an input that is a model folder.
@@ -115,6 +117,8 @@ pub struct PlanOptions<'a> {
     pub device: &'a str,
     /// The folder that relative paths are also looked up from.
     pub current: &'a Path,
+    /// What follows when an input is not there.
+    pub absent: AbsentFiles,
     /// A folder for what can be forgotten: descriptions of programs, digests of inputs.
     pub cache: &'a Path,
 }
@@ -126,7 +130,7 @@ impl Plan {
     /// # Errors
     /// With every mistake found in the file, its programs' parameters, or the graph.
     pub fn load(path: &Path, options: &PlanOptions<'_>) -> Result<Vec<Self>, PipelineError> {
-        let pipelines = Pipeline::load(path, options.seed, options.current)?;
+        let pipelines = Pipeline::load(path, options.seed, options.current, options.absent)?;
         let mut programs = Programs::new(
             options.search,
             options.device,
@@ -208,6 +212,60 @@ impl Plan {
                 InstanceFeed::External(file) => Some(file.path.as_path()),
                 InstanceFeed::Output { .. } => None,
             })
+    }
+
+    /// Returns the outputs of other stages that the instance at `index` reads, by role.
+    pub fn fed_by(&self, index: usize) -> BTreeMap<String, Vec<FedBy>> {
+        let mut fed = BTreeMap::new();
+        for (role, feeds) in &self.instances[index].inputs {
+            let here: Vec<FedBy> = feeds
+                .iter()
+                .filter_map(|feed| match feed {
+                    InstanceFeed::External(_) => None,
+                    InstanceFeed::Output { instance, role } => Some(FedBy {
+                        stage: self.name(*instance).path(),
+                        output: role.clone(),
+                    }),
+                })
+                .collect();
+            if !here.is_empty() {
+                fed.insert(role.clone(), here);
+            }
+        }
+        fed
+    }
+
+    /// Returns the instances that feed the one at `index`, by role, with the role of their output.
+    pub fn fed_by_instances(&self, index: usize) -> Vec<(&str, usize, &str)> {
+        let inputs = self.instances[index].inputs.iter();
+        inputs
+            .flat_map(|(role, feeds)| feeds.iter().map(move |feed| (role.as_str(), feed)))
+            .filter_map(|(role, feed)| match feed {
+                InstanceFeed::External(_) => None,
+                InstanceFeed::Output {
+                    instance,
+                    role: output,
+                } => Some((role, *instance, output.as_str())),
+            })
+            .collect()
+    }
+
+    /// Returns the files from outside that the instance at `index` reads, by role.
+    pub fn files(&self, index: usize) -> Vec<(&str, &Path)> {
+        let inputs = self.instances[index].inputs.iter();
+        inputs
+            .flat_map(|(role, feeds)| feeds.iter().map(move |feed| (role.as_str(), feed)))
+            .filter_map(|(role, feed)| match feed {
+                InstanceFeed::External(file) => Some((role, file.path.as_path())),
+                InstanceFeed::Output { .. } => None,
+            })
+            .collect()
+    }
+
+    /// Returns the parameters of the instance at `index`, defaults and its round included.
+    pub fn parameters(&self, index: usize) -> serde_json::Map<String, Value> {
+        let description = &self.program(index).description;
+        parameters::with_defaults(description, &self.set_parameters(index))
     }
 
     /// Returns the stage that the instance at `index` is a run of.

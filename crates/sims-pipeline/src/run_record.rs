@@ -29,6 +29,15 @@ pub enum Outcome {
     Failed,
 }
 
+/// An output of another stage that a stage read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FedBy {
+    /// The round and the stage: `round-3/sample`.
+    pub stage: PathBuf,
+    /// The output's role.
+    pub output: String,
+}
+
 /// What is known of one run of a stage.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StageRecord {
@@ -41,6 +50,9 @@ pub struct StageRecord {
     pub outcome: Outcome,
     /// How long the stage ran when it was computed. Unit: seconds.
     pub seconds: f64,
+    /// What fed it, by role; files from outside are left out.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub inputs: BTreeMap<String, Vec<FedBy>>,
     /// The views by path, relative to the pipeline's folder.
     pub views: BTreeMap<PathBuf, Digest>,
     /// The files and models from outside that it read, by path; relative to the workspace where they lie in it.

@@ -77,6 +77,26 @@ impl DataTable {
         self.fields.iter().map(cell).collect()
     }
 
+    /// Returns the rows as JSON objects.
+    pub fn objects(&self) -> Vec<serde_json::Value> {
+        let cell = |field: &Field, row: usize| -> serde_json::Value {
+            match &field.values {
+                Values::Text(values) => values[row].as_str().into(),
+                Values::Number(values) => values[row].into(),
+                Values::Count(values) => values[row].into(),
+                Values::Flag(values) => values[row].into(),
+            }
+        };
+        let object = |row: usize| {
+            let cells = self
+                .fields
+                .iter()
+                .map(|field| (field.name.to_owned(), cell(field, row)));
+            cells.collect::<serde_json::Map<_, _>>().into()
+        };
+        (0..self.rows).map(object).collect()
+    }
+
     fn batch(&self) -> Result<RecordBatch, ReportError> {
         let columns = self.fields.iter().map(|field| {
             let (values, nullable): (ArrayRef, bool) = match &field.values {

@@ -3,12 +3,14 @@
 //! A run is a folder of views, `runs/PIPELINE/round-N/[NODE/]ROLE.parquet`. [`run_folder`] finds
 //! its metric tables, [`metrics`] joins them with polars, [`table`] lays them out for a terminal.
 //! [`seeds`] averages what a pipeline found with several seeds.
+//! [`cost_table`] shows what runs cost, and what their gains did.
 //! [`curve`] reads what a search over layers and strengths tried, and [`chart`] draws it.
 //!
 //! The report that people look at starts at [`run`], which reads a run; [`parts`] computes from it what is
 //! shown, and [`html`], [`markdown`] and [`data_table`] show it.
 
 pub mod chart;
+pub mod cost_table;
 pub mod curve;
 pub mod data_table;
 pub mod html;

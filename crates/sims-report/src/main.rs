@@ -7,18 +7,21 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Parser;
 use sims_artifact::atomic_file::write_atomically;
-use sims_pipeline::pipeline::{Pipeline, axis_and_choice, workspace_of};
+use sims_pipeline::pipeline::{AbsentFiles, Pipeline, axis_and_choice, workspace_of};
 use sims_report::metrics::Figure;
-use sims_report::parts::Parts;
+use sims_report::parts::spent::Prices;
+use sims_report::parts::{Parts, cost, gain};
 use sims_report::run::Run;
-use sims_report::{ReportError, chart, curve, html, markdown, metrics, run_folder, seeds, table};
+use sims_report::{
+    ReportError, chart, cost_table, curve, html, markdown, metrics, run_folder, seeds, table,
+};
 
 /// Show the metrics of a run, round by round
 #[derive(Parser)]
 #[command(
     name = "sims report",
     version,
-    after_help = "Examples:\n  sims report pipelines/quickstart.yaml\n  sims report pipelines/quickstart.yaml --metric win_rate\n  sims report pipelines/*.yaml --metric gold_win_rate\n  sims report pipelines/sweeps/curve.yaml --curve --svg curve.svg\n  sims report runs/quickstart --json | jq '.[] | select(.round == 3)'\n  sims report pipelines/quickstart.yaml --html report.html --tables report-tables\n  sims report pipelines/quickstart.yaml --markdown - >> \"$GITHUB_STEP_SUMMARY\""
+    after_help = "Examples:\n  sims report pipelines/quickstart.yaml\n  sims report pipelines/quickstart.yaml --metric win_rate\n  sims report pipelines/*.yaml --metric gold_win_rate\n  sims report pipelines/sweeps/curve.yaml --curve --svg curve.svg\n  sims report runs/quickstart --json | jq '.[] | select(.round == 3)'\n  sims report pipelines/quickstart.yaml --html report.html --tables report-tables\n  sims report pipelines/quickstart.yaml pipelines/ablations/lora-dpo.yaml --cost --price-per-core-hour 0.05\n  sims report pipelines/quickstart.yaml --markdown - >> \"$GITHUB_STEP_SUMMARY\""
 )]
 struct Arguments {
     /// Pipeline files, or folders of runs
@@ -49,6 +52,24 @@ struct Arguments {
     /// Write every table of the report of one run into this folder as Parquet
     #[arg(long, value_name = "DIR", conflicts_with_all = ["metric", "curve", "json"])]
     tables: Option<PathBuf>,
+    /// Show what the runs took by node and round, and what each point of gain over the base model cost
+    #[arg(long, conflicts_with_all = ["curve", "html", "markdown", "tables"])]
+    cost: bool,
+    /// What an hour of one GPU costs; without prices no money is shown
+    #[arg(long, value_name = "PRICE", value_parser = price)]
+    price_per_gpu_hour: Option<f64>,
+    /// What an hour of one CPU core costs
+    #[arg(long, value_name = "PRICE", value_parser = price)]
+    price_per_core_hour: Option<f64>,
+    /// What a million tokens, read or written, of an HTTP judge cost
+    #[arg(long, value_name = "PRICE", value_parser = price)]
+    price_per_million_tokens: Option<f64>,
+    /// Written before amounts, such as $ or EUR
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    currency: String,
+    /// Answers that the cost of a gain is counted with; each costs best of K its further samples
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    answers: u32,
     /// The seed that the pipelines were run with, when not their own
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -61,6 +82,25 @@ struct Arguments {
     /// Accepted like everywhere else; reports read the published views, not the store
     #[arg(long, value_name = "DIR", hide = true)]
     store: Option<PathBuf>,
+}
+
+impl Arguments {
+    fn prices(&self) -> Prices {
+        Prices {
+            gpu_hour: self.price_per_gpu_hour,
+            core_hour: self.price_per_core_hour,
+            million_tokens: self.price_per_million_tokens,
+            currency: self.currency.clone(),
+        }
+    }
+}
+
+/// Reads a price.
+fn price(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(price) if f64::is_finite(price) && price >= 0.0 => Ok(price),
+        _ => Err("give a number that is not negative, such as 2.50".to_owned()),
+    }
 }
 
 fn main() -> ExitCode {
@@ -136,7 +176,7 @@ fn write_files(arguments: &Arguments) -> anyhow::Result<()> {
         found.pipeline,
         arguments.seed,
     )?;
-    let parts = Parts::of(&run)?;
+    let parts = Parts::of(&run, arguments.prices(), arguments.answers)?;
     if let Some(path) = &arguments.html {
         write_atomically(path, html::render(&run, &parts)?.as_bytes())?;
     }
@@ -161,7 +201,56 @@ fn write_files(arguments: &Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Shows what each run took, and what the gains of all of them cost.
+fn show_costs(arguments: &Arguments) -> anyhow::Result<()> {
+    let prices = arguments.prices();
+    let (mut tables, mut gains) = (Vec::new(), Vec::new());
+    for target in &arguments.runs {
+        for found in locate(target, arguments)? {
+            let run = Run::load(
+                found.title,
+                &found.folder,
+                target,
+                found.pipeline,
+                arguments.seed,
+            )?;
+            let metric = arguments.metric.as_deref();
+            let metric = metric.unwrap_or_else(|| gain::metric_of(&run));
+            gains.extend(gain::gains(&run, metric, arguments.answers, &prices));
+            tables.push((run.name.clone(), cost::stages(&run, &prices)));
+        }
+    }
+    let mut out = std::io::stdout().lock();
+    if arguments.json {
+        let costs = tables.iter().flat_map(|(name, stages)| {
+            let rows = cost::table(stages).objects();
+            rows.into_iter().map(move |mut row| {
+                row["run"] = name.as_str().into();
+                row
+            })
+        });
+        let all = serde_json::json!({
+            "cost": costs.collect::<Vec<_>>(),
+            "gain": gain::table(&gains).objects(),
+        });
+        writeln!(out, "{}", serde_json::to_string_pretty(&all)?)?;
+        return Ok(());
+    }
+    for (name, stages) in &tables {
+        writeln!(out, "{}", cost_table::render(name, stages, &prices))?;
+    }
+    write!(
+        out,
+        "{}",
+        cost_table::render_gains(&gains, arguments.answers, &prices)
+    )?;
+    Ok(())
+}
+
 fn report(arguments: &Arguments) -> anyhow::Result<()> {
+    if arguments.cost {
+        return show_costs(arguments);
+    }
     if arguments.curve {
         return show_curves(arguments);
     }
@@ -260,7 +349,7 @@ fn locate(target: &Path, arguments: &Arguments) -> anyhow::Result<Vec<Named>> {
         }]);
     }
     let current = std::env::current_dir().context("cannot find the current folder")?;
-    let mut pipelines = Pipeline::load(target, arguments.seed, &current)?;
+    let mut pipelines = Pipeline::load(target, arguments.seed, &current, AbsentFiles::Refuse)?;
     pipelines.retain(|pipeline| pipeline.has(&arguments.only));
     anyhow::ensure!(
         !pipelines.is_empty(),

@@ -4,8 +4,11 @@ use std::fmt::Write;
 
 use crate::number::{number, with_interval};
 use crate::parts::Parts;
+use crate::parts::cost::{rounds, total};
 use crate::parts::curves::{CurvePoint, PANELS};
+use crate::parts::gain::in_words;
 use crate::parts::gates::{Effect, Verdict, describe};
+use crate::parts::spent::{Shown, Spent};
 use crate::run::Run;
 
 /// Renders headline, figures by round, and gates that failed.
@@ -16,6 +19,7 @@ pub fn render(run: &Run, parts: &Parts) -> String {
     }
     figures(&mut out, run, parts);
     gates(&mut out, parts);
+    cost(&mut out, parts);
     if !parts.warnings.is_empty() {
         let _ = writeln!(out, "\n{} warnings of the stages.", parts.warnings.len());
     }
@@ -65,6 +69,51 @@ fn figures(out: &mut String, run: &Run, parts: &Parts) {
     if !refused.is_empty() {
         let _ = writeln!(out, "\nRefused: round {}.", refused.join(", "));
     }
+}
+
+/// A row a round, and what the gains cost.
+fn cost(out: &mut String, parts: &Parts) {
+    if parts.cost.is_empty() {
+        return;
+    }
+    let all = total(&parts.cost, |_| true);
+    let shown = Shown::of(&all);
+    let headings = shown.headings();
+    let _ = writeln!(out, "\n| cost | {} |", headings.join(" | ").to_lowercase());
+    let _ = writeln!(out, "|---|{}", "---|".repeat(headings.len()));
+    let mut row = |name: &str, spent: &Spent| {
+        let cells: Vec<String> = spent.cells(&shown, &parts.prices);
+        let cells: Vec<String> = cells.iter().map(|cell| escape(cell)).collect();
+        let _ = writeln!(out, "| {name} | {} |", cells.join(" | "));
+    };
+    for round in rounds(&parts.cost) {
+        let name = match round {
+            0 => "once".to_owned(),
+            n => format!("round {n}"),
+        };
+        row(&name, &total(&parts.cost, |stage| stage.round == round));
+    }
+    row("all", &all);
+    if parts.gains.is_empty() {
+        return;
+    }
+    let _ = writeln!(
+        out,
+        "\n| gain | points | made in | points an hour |\n|---|---|---|---|"
+    );
+    for gain in &parts.gains {
+        let _ = writeln!(
+            out,
+            "| {}, round {} | {} | {} | {} a {} |",
+            escape(&gain.figure.node),
+            gain.figure.round,
+            gain.points_in_words(),
+            gain.making.hours_in_words(),
+            gain.per_hour_in_words(),
+            gain.unit()
+        );
+    }
+    let _ = writeln!(out, "\n{}", in_words(parts.answers_served));
 }
 
 fn gates(out: &mut String, parts: &Parts) {

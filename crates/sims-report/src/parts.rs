@@ -6,9 +6,11 @@ pub mod answers;
 pub mod contrast;
 pub mod cost;
 pub mod curves;
+pub mod gain;
 pub mod gates;
 pub mod headline;
 pub mod lineage;
+pub mod spent;
 
 use crate::ReportError;
 use crate::data_table::DataTable;
@@ -37,6 +39,12 @@ pub struct Parts {
     pub answers: answers::Answers,
     /// What every stage took.
     pub cost: Vec<cost::StageCost>,
+    /// What the gains cost.
+    pub gains: Vec<gain::Gain>,
+    /// How many answers that counts.
+    pub answers_served: u32,
+    /// What the user pays.
+    pub prices: spent::Prices,
     /// What the stages warned of.
     pub warnings: Vec<cost::Warning>,
     /// Where every file comes from.
@@ -44,13 +52,13 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// Computes them.
+    /// Computes them; costs at the user's `prices`, those of gains over making them and `answers_served` answers.
     ///
     /// # Errors
     /// If a table of the run is damaged.
-    pub fn of(run: &Run) -> Result<Self, ReportError> {
+    pub fn of(run: &Run, prices: spent::Prices, answers_served: u32) -> Result<Self, ReportError> {
         let effects = gates::effects(run);
-        let cost = cost::stages(run);
+        let cost = cost::stages(run, &prices);
         Ok(Self {
             headline: headline::Headline::of(run, &effects, &cost),
             curves: curves::points(run),
@@ -68,6 +76,9 @@ impl Parts {
                 .collect(),
             answers: answers::Answers::of(run)?,
             cost,
+            gains: gain::gains(run, gain::metric_of(run), answers_served, &prices),
+            answers_served,
+            prices,
             warnings: cost::warnings(run),
             lineage: lineage::Lineage::of(run),
         })
@@ -89,6 +100,7 @@ impl Parts {
             gates::signals_table(&self.signals),
             self.answers.table(),
             cost::table(&self.cost),
+            gain::table(&self.gains),
             cost::warnings_table(&self.warnings),
             self.lineage.files_table(),
             self.lineage.parameters_table(),

@@ -55,7 +55,7 @@ pub struct Round {
 }
 
 /// What a stage says of its run.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 pub struct StageSummary {
     /// The node of the pipeline.
     #[serde(skip)]
@@ -70,6 +70,15 @@ pub struct StageSummary {
     /// The device that computed.
     #[serde(default)]
     pub device: String,
+    /// Worker threads.
+    #[serde(default)]
+    pub threads: u32,
+    /// GPUs that it computed on.
+    #[serde(default)]
+    pub gpus: u32,
+    /// What was drawn meanwhile, where the machine counts it.
+    #[serde(default)]
+    pub energy: Option<StageEnergy>,
     /// Named numbers.
     #[serde(default)]
     pub counts: BTreeMap<String, f64>,
@@ -79,6 +88,15 @@ pub struct StageSummary {
     /// Why no further round ran, if it found so.
     #[serde(default)]
     pub stop: Option<String>,
+}
+
+/// What a stage's machine drew. Unit: joules.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
+pub struct StageEnergy {
+    /// Processors.
+    pub cpu_joules: Option<f64>,
+    /// GPUs.
+    pub gpu_joules: Option<f64>,
 }
 
 impl Run {

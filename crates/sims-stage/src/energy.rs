@@ -118,7 +118,7 @@ fn millijoules(nvml: &Nvml, number: u32) -> Option<u64> {
 
 /// Returns the GPUs that are computed on by a stage on `device` (`auto`, `cpu`, `cuda:0,1`, several with a +)
 /// whose numerics class is `class`.
-fn gpu_numbers(device: &str, class: &str) -> Vec<u32> {
+pub(crate) fn gpu_numbers(device: &str, class: &str) -> Vec<u32> {
     if !class.starts_with("cuda") {
         return Vec::new();
     }

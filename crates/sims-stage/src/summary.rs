@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use crate::energy::{Energy, EnergyMeter};
+use crate::energy::{Energy, EnergyMeter, gpu_numbers};
 
 /// Counts, cost and warnings of one run of a stage.
 #[derive(Debug, Serialize)]
@@ -23,6 +23,10 @@ pub struct Summary {
     pub threads: usize,
     /// The device that computed.
     pub device: String,
+    /// What the output bytes depend on beside inputs and parameters, such as `cpu-f32`; empty for pure data stages.
+    pub numerics: String,
+    /// GPUs that it computed on.
+    pub gpus: usize,
     /// Named numbers: rows, tokens, estimated FLOPs.
     pub counts: BTreeMap<String, f64>,
     /// What the user should know although the stage succeeded.
@@ -46,6 +50,8 @@ impl Summary {
             energy: None,
             threads,
             device: device.to_owned(),
+            numerics: class.to_owned(),
+            gpus: gpu_numbers(device, class).len(),
             counts: BTreeMap::new(),
             warnings: Vec::new(),
             stop: None,

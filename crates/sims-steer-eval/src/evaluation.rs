@@ -87,6 +87,7 @@ pub(crate) struct Cost {
     pub(crate) prompt_tokens: usize,
     pub(crate) new_tokens: usize,
     pub(crate) repeated_tokens: usize,
+    pub(crate) neutral_tokens: usize,
     /// The largest batch of responses that any draw was allowed.
     pub(crate) batch_sequences: usize,
     /// How often memory ran out while drawing.
@@ -316,7 +317,7 @@ impl<'a> Evaluation<'a> {
     ///
     /// # Errors
     /// [`NotFinite`] when the steered model has no distribution there.
-    pub(crate) fn drift(&self, steering: &Steering) -> anyhow::Result<Option<NeutralDrift>> {
+    pub(crate) fn drift(&mut self, steering: &Steering) -> anyhow::Result<Option<NeutralDrift>> {
         if self.neutral.is_empty() {
             return Ok(None);
         }
@@ -326,6 +327,9 @@ impl<'a> Evaluation<'a> {
             bar.set(done as u64);
             keep_going(io)
         };
+        // Both models read every text, until one of them fails.
+        let tokens = self.neutral.iter().map(NeutralText::tokens).sum::<usize>();
+        self.cost.neutral_tokens += 2 * tokens;
         let candidate = self.model_of(Side::Candidate);
         match NeutralDrift::measure(self.model, candidate, steering, &self.neutral, &mut report) {
             Ok(drift) if drift.is_finite() => Ok(Some(drift)),

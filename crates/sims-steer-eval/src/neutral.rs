@@ -64,6 +64,11 @@ impl NeutralText {
         Ok(texts)
     }
 
+    /// Returns how many tokens the text has.
+    pub fn tokens(&self) -> usize {
+        self.tokens.len()
+    }
+
     /// Returns the positions whose next token is predicted.
     fn predictive(&self) -> Range<usize> {
         self.context - 1..self.tokens.len() - 1

@@ -551,6 +551,7 @@ fn write(finished: Finished, io: &mut StageIo) -> anyhow::Result<()> {
         prompt_tokens,
         new_tokens,
         repeated_tokens,
+        neutral_tokens,
         batch_sequences,
         halvings,
         judge,
@@ -562,10 +563,12 @@ fn write(finished: Finished, io: &mut StageIo) -> anyhow::Result<()> {
     io.count("repeated_tokens", repeated_tokens as f64);
     io.count("prompt_tokens_computed", prompt_tokens as f64);
     io.count("new_tokens", new_tokens as f64);
+    io.count("neutral_tokens_computed", neutral_tokens as f64);
     io.count("judge_tokens_computed", judge.computed as f64);
     io.count("judge_tokens_without_sharing", judge.total as f64);
     // Two for each parameter and token: a multiplication and an addition.
-    let tokens = (prompt_tokens + new_tokens + repeated_tokens + judge.computed) as f64;
+    let sampled = prompt_tokens + new_tokens + repeated_tokens;
+    let tokens = (sampled + neutral_tokens + judge.computed) as f64;
     io.count("estimated_flops", 2.0 * finished.parameters as f64 * tokens);
     finished
         .warnings

@@ -14,6 +14,7 @@ mod lineage;
 mod logs;
 mod model_memory;
 mod plan;
+mod plan_cost;
 mod progress_bar;
 mod repro_lock;
 mod run;

@@ -58,7 +58,7 @@ pub(crate) fn in_words(model: &Path, memory: &ModelMemory) -> String {
 }
 
 /// Writes a number of bytes with two digits or more.
-fn size(bytes: u64) -> String {
+pub(crate) fn size(bytes: u64) -> String {
     let units = [(1e9, "GB"), (1e6, "MB"), (1e3, "kB")];
     let bytes = bytes as f64;
     match units.into_iter().find(|(unit, _)| bytes >= *unit) {

@@ -4,16 +4,19 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::{Value, json};
+use sims_cost::card::Card;
 use sims_pipeline::{Outlook, StageOutlook};
 
 use crate::exit::Exit;
+use crate::plan_cost::{CostOptions, PlanCost};
 use crate::text_table::text_table;
 use crate::workspace::{Execution, PipelineOptions, Workspace};
 use crate::{model_memory, print, say};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  sims plan pipelines/quickstart.yaml\n  \
-                  sims plan pipelines/quickstart.yaml --rounds 1 --commands > by-hand.sh")]
+                  sims plan pipelines/quickstart.yaml --rounds 1 --commands > by-hand.sh\n  \
+                  sims plan pipelines/llama3-8b.yaml --only method=paper --on h100 --price-per-gpu-hour 2.50")]
 pub(crate) struct Arguments {
     /// Pipeline file
     #[arg(value_name = "PIPELINE")]
@@ -23,9 +26,14 @@ pub(crate) struct Arguments {
     /// Print the command of every stage, to paste into a shell
     #[arg(long)]
     commands: bool,
+    #[command(flatten)]
+    cost: CostOptions,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
+    if let Some(card) = arguments.cost.on {
+        return estimate(arguments, card);
+    }
     let Workspace {
         plans,
         store,
@@ -76,6 +84,31 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
         for (model, memory) in &models {
             say(&model_memory::in_words(model, memory));
         }
+    }
+    if arguments.options.json {
+        print(&Value::from(list).to_string());
+    }
+    Ok(Exit::Success)
+}
+
+/// Shows what the stages would cost on a GPU; files need not be there.
+fn estimate(arguments: &Arguments, card: Card) -> anyhow::Result<Exit> {
+    let plans = Workspace::sketch(&arguments.pipeline, &arguments.options)?;
+    let mut list = Vec::new();
+    for plan in &plans {
+        let cost = PlanCost::of(plan, card, &arguments.cost)?;
+        if arguments.options.json {
+            list.extend(cost.as_json(&plan.pipeline.name));
+            cost.in_words().iter().for_each(|line| say(line));
+            continue;
+        }
+        if plans.len() > 1 {
+            print(&plan.pipeline.name);
+        }
+        print(&cost.as_table());
+        cost.in_words()
+            .iter()
+            .for_each(|line| print(&format!("- {line}")));
     }
     if arguments.options.json {
         print(&Value::from(list).to_string());

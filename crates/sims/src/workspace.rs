@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 use sims_artifact::store::Store;
-use sims_pipeline::pipeline::{axis_and_choice, workspace_of};
+use sims_pipeline::pipeline::{AbsentFiles, axis_and_choice, workspace_of};
 use sims_pipeline::{Plan, PlanOptions, ProgramSearch, RunOptions};
 
 use crate::exit::UsageError;
@@ -86,6 +86,11 @@ pub(crate) struct Workspace {
 }
 
 impl Workspace {
+    /// Plans every pipeline that the file stands for, to estimate them: what they name need not be there.
+    pub(crate) fn sketch(pipeline: &Path, options: &PipelineOptions) -> anyhow::Result<Vec<Plan>> {
+        Ok(load(pipeline, options, &current_folder()?, AbsentFiles::Accept)?.0)
+    }
+
     /// Reads the pipeline file and plans every pipeline that it stands for.
     pub(crate) fn open(
         pipeline: &Path,
@@ -93,30 +98,13 @@ impl Workspace {
         execution: &Execution,
     ) -> anyhow::Result<Self> {
         let current = current_folder()?;
-        if !pipeline.is_file() {
-            return Err(UsageError(format!("no pipeline file at {}", pipeline.display())).into());
-        }
+        let (plans, store) = load(pipeline, options, &current, AbsentFiles::Refuse)?;
         let root = workspace_of(pipeline);
-        let store_folder = options.store.given().unwrap_or_else(|| root.join(".sims"));
-        let store = Store::open(&store_folder)?;
-        let search = program_search();
-        let plans = Plan::load(
-            pipeline,
-            &PlanOptions {
-                rounds: options.rounds,
-                seed: options.seed,
-                search: &search,
-                device: &options.device,
-                current: &current,
-                cache: &store.cache_folder(),
-            },
-        )?;
-        let plans = only(plans, &options.only)?;
         let runs = options.runs.clone().unwrap_or_else(|| root.join("runs"));
         let options = RunOptions {
             runs: std::path::absolute(&runs)
                 .with_context(|| format!("cannot find {}", runs.display()))?,
-            search,
+            search: program_search(),
             current,
             threads: execution.threads,
             batch_size: execution.batch_size,
@@ -129,6 +117,33 @@ impl Workspace {
             options,
         })
     }
+}
+
+/// Plans every pipeline that the file stands for, and opens the store.
+fn load(
+    pipeline: &Path,
+    options: &PipelineOptions,
+    current: &Path,
+    absent: AbsentFiles,
+) -> anyhow::Result<(Vec<Plan>, Store)> {
+    if !pipeline.is_file() {
+        return Err(UsageError(format!("no pipeline file at {}", pipeline.display())).into());
+    }
+    let given = options.store.given();
+    let store = Store::open(&given.unwrap_or_else(|| workspace_of(pipeline).join(".sims")))?;
+    let plans = Plan::load(
+        pipeline,
+        &PlanOptions {
+            rounds: options.rounds,
+            seed: options.seed,
+            search: &program_search(),
+            device: &options.device,
+            current,
+            absent,
+            cache: &store.cache_folder(),
+        },
+    )?;
+    Ok((only(plans, &options.only)?, store))
 }
 
 /// Keeps the plans with all of the `wanted` choices.

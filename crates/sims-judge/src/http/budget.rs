@@ -58,10 +58,6 @@ impl Budget {
         spent.tokens += tokens;
     }
 
-    pub(super) fn spent(&self) -> u64 {
-        self.lock().tokens
-    }
-
     fn lock(&self) -> MutexGuard<'_, Spent> {
         self.spent.lock().unwrap_or_else(|error| error.into_inner())
     }

@@ -21,7 +21,7 @@ fn load_all(text: &str, seed: Option<u64>) -> Result<Vec<Pipeline>, String> {
     }
     let path = root.join("pipelines/p.yaml");
     std::fs::write(&path, text).unwrap();
-    Pipeline::load(&path, seed, root).map_err(|error| {
+    Pipeline::load(&path, seed, root, AbsentFiles::Refuse).map_err(|error| {
         error
             .to_string()
             .replace(&format!("{}/", root.display()), "")

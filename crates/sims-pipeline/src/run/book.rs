@@ -118,6 +118,7 @@ impl<'a> Book<'a> {
                 _ => outcome,
             },
             seconds: result.seconds,
+            inputs: self.plan.fed_by(index),
             views: published.into_iter().collect(),
             sources: action.sources(self.plan),
         };
@@ -207,6 +208,7 @@ impl<'a> Book<'a> {
             key_before: key_before(before.as_ref(), action),
             outcome: Outcome::Failed,
             seconds: before.as_ref().map_or(0.0, |before| before.seconds),
+            inputs: self.plan.fed_by(action.index),
             views: before.map(|before| before.views).unwrap_or_default(),
             sources: action.sources(self.plan),
         };

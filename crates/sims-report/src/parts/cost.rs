@@ -1,7 +1,8 @@
 //! What every stage took, and what it warned of.
 
+use super::spent::{Prices, Spent};
 use crate::data_table::DataTable;
-use crate::run::{Run, StageSummary};
+use crate::run::Run;
 
 /// What one stage of one round took.
 #[derive(Debug, Clone, PartialEq)]
@@ -12,17 +13,11 @@ pub struct StageCost {
     pub node: String,
     /// The stage's own name.
     pub stage: String,
-    /// Wall-clock time of the run that computed it. Unit: seconds.
-    pub seconds: f64,
-    /// Tokens sampled.
-    pub generated: f64,
-    /// Tokens read: prompts, comparisons, teacher forcing, after shared beginnings.
-    pub read: f64,
-    /// Estimated work.
-    pub flops: Option<f64>,
+    /// What it took.
+    pub spent: Spent,
     /// Peak resident memory. Unit: bytes.
     pub peak_memory: u64,
-    /// The device that computed.
+    /// The device that computed, as it was asked for.
     pub device: String,
 }
 
@@ -37,41 +32,49 @@ pub struct Warning {
     pub text: String,
 }
 
-impl StageCost {
-    /// Returns all tokens that went through the model.
-    pub fn tokens(&self) -> f64 {
-        self.generated + self.read
-    }
-
-    fn of(round: u32, stage: &StageSummary) -> Self {
-        let counts = |names: &[&str]| {
-            let found = names.iter().filter_map(|name| stage.counts.get(*name));
-            // The sum of nothing is minus zero otherwise.
-            0.0 + found.sum::<f64>()
-        };
-        Self {
+/// Returns what every stage took, once and by round.
+pub fn stages(run: &Run, prices: &Prices) -> Vec<StageCost> {
+    run.summaries()
+        .map(|(round, stage)| StageCost {
             round,
             node: stage.node.clone(),
             stage: stage.stage.clone(),
-            seconds: stage.seconds,
-            generated: counts(&["new_tokens"]),
-            read: counts(&[
-                "prompt_tokens_computed",
-                "tokens_computed",
-                "judge_tokens_computed",
-            ]),
-            flops: stage.counts.get("estimated_flops").copied(),
+            spent: Spent::of(stage, prices),
             peak_memory: stage.peak_memory_bytes,
             device: stage.device.clone(),
-        }
-    }
+        })
+        .collect()
 }
 
-/// Returns what every stage took, once and by round.
-pub fn stages(run: &Run) -> Vec<StageCost> {
-    run.summaries()
-        .map(|(round, stage)| StageCost::of(round, stage))
-        .collect()
+/// Returns the sum over the stages that `wanted` says.
+pub fn total(stages: &[StageCost], wanted: impl Fn(&StageCost) -> bool) -> Spent {
+    Spent::sum(
+        stages
+            .iter()
+            .filter(|stage| wanted(stage))
+            .map(|stage| &stage.spent),
+    )
+}
+
+/// Returns the rounds that have costs, in order; 0 for what runs once.
+pub fn rounds(stages: &[StageCost]) -> Vec<u32> {
+    let mut rounds: Vec<u32> = stages.iter().map(|stage| stage.round).collect();
+    rounds.sort_unstable();
+    rounds.dedup();
+    rounds
+}
+
+/// Returns the nodes that have costs, the one that took longest first.
+pub fn nodes(stages: &[StageCost]) -> Vec<&str> {
+    let mut nodes: Vec<&str> = Vec::new();
+    for stage in stages {
+        if !nodes.contains(&stage.node.as_str()) {
+            nodes.push(&stage.node);
+        }
+    }
+    let seconds = |node: &str| total(stages, |stage| stage.node == node).seconds;
+    nodes.sort_by(|a, b| seconds(b).total_cmp(&seconds(a)));
+    nodes
 }
 
 /// Returns what the stages warned of, and why one of them ended the loop.
@@ -98,10 +101,15 @@ pub fn table(stages: &[StageCost]) -> DataTable {
         .count("round", |stage| stage.round)
         .text("node", |stage| stage.node.as_str())
         .text("stage", |stage| stage.stage.as_str())
-        .number("seconds", |stage| stage.seconds)
-        .number("tokens_generated", |stage| stage.generated)
-        .number("tokens_read", |stage| stage.read)
-        .number("estimated_flops", |stage| stage.flops)
+        .number("seconds", |stage| stage.spent.seconds)
+        .number("tokens_generated", |stage| stage.spent.generated)
+        .number("tokens_read", |stage| stage.spent.read)
+        .number("api_tokens", |stage| stage.spent.api_tokens)
+        .number("estimated_flops", |stage| stage.spent.flops)
+        .number("gpu_hours", |stage| stage.spent.gpu_hours)
+        .number("core_hours", |stage| stage.spent.core_hours)
+        .number("joules", |stage| stage.spent.joules)
+        .number("money", |stage| stage.spent.money)
         .count("peak_memory_bytes", |stage| stage.peak_memory)
         .text("device", |stage| stage.device.as_str())
         .done()

@@ -3,7 +3,7 @@
 use crate::data_table::DataTable;
 use crate::metrics::Figure;
 use crate::number::{count, duration, number, percent, with_interval};
-use crate::parts::cost::StageCost;
+use crate::parts::cost::{StageCost, total};
 use crate::parts::curves::{GOLD, JUDGED};
 use crate::parts::gates::{Effect, Verdict};
 use crate::run::{Round, Run};
@@ -268,9 +268,9 @@ impl Headline {
         if cost.is_empty() {
             return;
         }
-        let seconds: f64 = cost.iter().map(|stage| stage.seconds).sum();
-        let flops: f64 = cost.iter().filter_map(|stage| stage.flops).sum();
-        let tokens: f64 = cost.iter().map(StageCost::tokens).sum();
+        let total = total(cost, |_| true);
+        let (seconds, tokens) = (total.seconds, total.tokens());
+        let flops = total.flops.unwrap_or(0.0);
         let rounds = match run.rounds.len() {
             1 => "One round".to_owned(),
             n => format!("{n} rounds"),
