@@ -3,11 +3,12 @@
 //!
 //! [`Annotations`] reads the verdicts, [`win_rate`] gives the plain figures, [`length_control`] those
 //! that a difference in length does not move. [`preference`] and [`order`] are the rules by which the
-//! verdicts come about, [`annotate`] asks for them.
+//! verdicts come about, [`annotate`] asks for them, [`judged`] takes those of this project's judges.
 
 pub mod annotate;
 mod annotations;
 mod folds;
+pub mod judged;
 mod kept_answers;
 pub mod length_control;
 pub mod order;

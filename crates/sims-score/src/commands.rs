@@ -2,6 +2,7 @@
 
 pub(crate) mod alpaca;
 pub(crate) mod alpaca_annotate;
+pub(crate) mod alpaca_judged;
 pub(crate) mod alpaca_outputs;
 pub(crate) mod arena_hard;
 

@@ -8,7 +8,7 @@ use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use commands::{alpaca, alpaca_annotate, alpaca_outputs, arena_hard};
+use commands::{alpaca, alpaca_annotate, alpaca_judged, alpaca_outputs, arena_hard};
 use sims_choices::command::ChoicesArgs;
 use sims_endpoint::EndpointError;
 use sims_score::ScoreError;
@@ -20,6 +20,7 @@ Examples:
   sims score alpaca-outputs --prompts prompts.parquet --responses responses.parquet --generator NAME --out outputs.json
   sims score alpaca-annotate --outputs outputs.json --baseline-outputs gpt4_1106_preview.json \\
     --template alpaca_eval_clf.txt --endpoint https://api.openai.com/v1 --model gpt-4-1106-preview --out annotations.json
+  sims score alpaca-tables --outputs outputs.json --baseline-outputs gpt4_1106_preview.json --out tables
   sims score arena-hard --judgments model.jsonl --baseline gpt-4-0314 --details
   sims score arena-hard --version v2.0 --judgments a.jsonl b.jsonl --baseline o3-mini-2025-01-31 --json
   sims score choices --tasks arc.jsonl --model data/tiny --steering accepted.safetensors --json";
@@ -36,7 +37,9 @@ struct Arguments {
 enum Command {
     Alpaca(alpaca::Arguments),
     AlpacaAnnotate(alpaca_annotate::Arguments),
+    AlpacaJudged(alpaca_judged::JudgedArguments),
     AlpacaOutputs(alpaca_outputs::Arguments),
+    AlpacaTables(alpaca_judged::TablesArguments),
     ArenaHard(arena_hard::Arguments),
     Choices(ChoicesArgs),
 }
@@ -45,6 +48,8 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Alpaca(arguments) => alpaca::run(&arguments),
         Command::AlpacaAnnotate(arguments) => alpaca_annotate::run(&arguments),
+        Command::AlpacaJudged(arguments) => alpaca_judged::write_annotations(&arguments),
+        Command::AlpacaTables(arguments) => alpaca_judged::write_tables(&arguments),
         Command::AlpacaOutputs(arguments) => alpaca_outputs::run(&arguments),
         Command::ArenaHard(arguments) => arena_hard::run(&arguments),
         Command::Choices(arguments) => {

@@ -86,7 +86,7 @@ pub(super) fn of_tables(inputs: &StageInputs<'_>) -> StageWork {
                 .note("every prompt gives one contrast pair; none is dropped")
         }
         "fit" => StageWork::without_model(first)
-            .note("fit runs on the processor, whose hours are not estimated; a rented GPU waits meanwhile"),
+            .note("the time of fit is not estimated: minutes a layer for a rotation with a network on the processor, unknown on a GPU"),
         _ => StageWork::without_model(first),
     }
 }

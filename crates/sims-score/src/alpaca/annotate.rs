@@ -3,7 +3,7 @@
 //! A question shows the judge an instruction and two outputs, named `m` and `M`, and asks for one token. Its
 //! log-probabilities are the [`preference`]; which output is shown first, the instruction decides ([`is_switched`]).
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -14,7 +14,7 @@ use sims_endpoint::{Endpoint, ask_all};
 
 use super::kept_answers::{Answer, KeptAnswers};
 use super::order::is_switched;
-use super::outputs::ModelOutput;
+use super::outputs::{ModelOutput, paired};
 use super::preference::{FIRST, SECOND, preference};
 use super::template::Template;
 use crate::ScoreError;
@@ -22,7 +22,7 @@ use crate::ScoreError;
 /// Characters of an instruction that a message quotes.
 const QUOTED: usize = 60;
 /// The preference between equal outputs.
-const DRAW: f64 = 1.5;
+pub(super) const DRAW: f64 = 1.5;
 
 /// The judge and how it is asked.
 #[derive(Debug)]
@@ -206,23 +206,17 @@ impl Annotator {
     }
 
     fn pairs<'a>(&self, baseline: &'a [ModelOutput], model: &'a [ModelOutput]) -> Vec<Pair<'a>> {
-        let mut outputs: HashMap<&str, VecDeque<&ModelOutput>> = HashMap::new();
-        for output in model {
-            let of_instruction = outputs.entry(&output.instruction).or_default();
-            of_instruction.push_back(output);
-        }
-        let pair = |baseline: &'a ModelOutput| {
-            // An instruction that comes twice is answered twice.
-            let of_instruction = outputs.get_mut(baseline.instruction.as_str())?;
-            let model = of_instruction.pop_front()?;
-            let differ = baseline.output != model.output;
-            Some(Pair {
-                baseline,
-                model,
-                question: differ.then(|| self.question(baseline, model)),
+        paired(baseline, model)
+            .into_iter()
+            .map(|(baseline, model)| {
+                let differ = baseline.output != model.output;
+                Pair {
+                    baseline,
+                    model,
+                    question: differ.then(|| self.question(baseline, model)),
+                }
             })
-        };
-        baseline.iter().filter_map(pair).collect()
+            .collect()
     }
 
     fn question(&self, baseline: &ModelOutput, model: &ModelOutput) -> Question {

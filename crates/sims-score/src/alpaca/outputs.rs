@@ -1,6 +1,6 @@
 //! A model's answers in the official form.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::path::Path;
 
 use serde::Serialize;
@@ -83,6 +83,24 @@ pub fn from_responses(
 fn instruction_of(prompt: &PromptRow) -> Option<&str> {
     let mut messages = prompt.messages.iter().rev();
     Some(&messages.find(|message| message.role == "user")?.content)
+}
+
+/// Pairs the outputs for one instruction, in the order of the baseline's; an instruction that comes twice is answered
+/// twice.
+pub(super) fn paired<'a>(
+    baseline: &'a [ModelOutput],
+    model: &'a [ModelOutput],
+) -> Vec<(&'a ModelOutput, &'a ModelOutput)> {
+    let mut outputs: HashMap<&str, VecDeque<&ModelOutput>> = HashMap::new();
+    for output in model {
+        let of_instruction = outputs.entry(&output.instruction).or_default();
+        of_instruction.push_back(output);
+    }
+    let pair = |baseline: &'a ModelOutput| {
+        let of_instruction = outputs.get_mut(baseline.instruction.as_str())?;
+        Some((baseline, of_instruction.pop_front()?))
+    };
+    baseline.iter().filter_map(pair).collect()
 }
 
 /// Reads outputs; the data set is empty where the file names none.

@@ -9,6 +9,7 @@ mod annotate;
 mod arena;
 mod bad_input;
 mod judge_server;
+mod judged;
 mod outputs;
 mod published_alpaca;
 mod published_arena;
