@@ -62,6 +62,28 @@ pub struct OfficialAnnotation {
     pub raw_completion: Value,
 }
 
+impl OfficialAnnotation {
+    /// Makes the verdict on the outputs of the baseline and of the model.
+    pub(super) fn new(
+        (baseline, model): (&ModelOutput, &ModelOutput),
+        annotator: String,
+        preference: Option<f64>,
+        raw_completion: Value,
+    ) -> Self {
+        Self {
+            instruction: baseline.instruction.clone(),
+            output_1: baseline.output.clone(),
+            generator_1: baseline.generator.clone(),
+            dataset: baseline.dataset.clone(),
+            output_2: model.output.clone(),
+            generator_2: model.generator.clone(),
+            annotator,
+            preference,
+            raw_completion,
+        }
+    }
+}
+
 /// Tokens as a server counts them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tokens {
@@ -276,18 +298,13 @@ impl Annotator {
                 (preference(top, question.switched), answer.choice.clone())
             }
         };
-        let (baseline, model) = (pair.baseline, pair.model);
-        OfficialAnnotation {
-            instruction: baseline.instruction.clone(),
-            output_1: baseline.output.clone(),
-            generator_1: baseline.generator.clone(),
-            dataset: baseline.dataset.clone(),
-            output_2: model.output.clone(),
-            generator_2: model.generator.clone(),
-            annotator: self.model.clone(),
+        let annotator = self.model.clone();
+        OfficialAnnotation::new(
+            (pair.baseline, pair.model),
+            annotator,
             preference,
             raw_completion,
-        }
+        )
     }
 }
 

@@ -129,19 +129,16 @@ pub fn annotations(
             let message = "the judge gave no valid verdict; --allow-missing writes such rows without a preference";
             return Err(fault(&baseline.instruction, message));
         }
-        annotations.push(OfficialAnnotation {
-            instruction: baseline.instruction.clone(),
-            output_1: baseline.output.clone(),
-            generator_1: baseline.generator.clone(),
-            dataset: baseline.dataset.clone(),
-            output_2: model.output.clone(),
-            generator_2: model.generator.clone(),
-            annotator: orders
-                .first()
-                .map_or_else(String::new, |row| row.judge.clone()),
+        let annotator = orders
+            .first()
+            .map_or_else(String::new, |row| row.judge.clone());
+        let outputs = (baseline, model);
+        annotations.push(OfficialAnnotation::new(
+            outputs,
+            annotator,
             preference,
-            raw_completion: Value::Null,
-        });
+            Value::Null,
+        ));
     }
     Ok(annotations)
 }
