@@ -41,6 +41,8 @@ pub struct RunOptions {
     pub batch_size: Option<usize>,
     /// Stages that run at the same time.
     pub jobs: usize,
+    /// How long a stage may write nothing, not even how far it is, before it is stopped; `None` for ever.
+    pub hang_after: Option<Duration>,
     /// The pauses before a stage that asks for it (exit code 75) is tried again.
     pub retry_delays: Vec<Duration>,
 }

@@ -259,8 +259,11 @@ mod tests {
     use serde_json::json;
     use sims_artifact::write_table;
 
+    /// A figure's name, its value and its interval.
+    type Figure<'a> = (&'a str, f64, Option<(f64, f64)>);
+
     /// Makes the folder of a run whose only stage measured the given figures.
-    fn run_with(folder: &Path, key: &str, figures: &[(&str, f64, Option<(f64, f64)>)]) {
+    fn run_with(folder: &Path, key: &str, figures: &[Figure<'_>]) {
         let rows: Vec<MetricRow> = figures
             .iter()
             .map(|(metric, value, interval)| MetricRow {

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::time::Duration;
 
 use clap::Args;
 use serde_json::json;
@@ -41,6 +42,21 @@ pub(crate) struct Arguments {
     /// Sequences that a model runs at once [default: each stage chooses]
     #[arg(long, value_name = "N")]
     batch_size: Option<usize>,
+    /// Stop a stage of which nothing was heard for so long, not even how far it is: 90s, 30m, 2h [default: never]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    hang_after: Option<Duration>,
+}
+
+/// Reads a time such as `90s`, `30m` or `2h`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let units = [("s", 1.0), ("m", 60.0), ("h", 3600.0)];
+    let seconds = units.iter().find_map(|(unit, seconds)| {
+        let number: f64 = text.strip_suffix(unit)?.parse().ok()?;
+        Some(number * seconds).filter(|seconds| *seconds > 0.0 && *seconds < 1e9)
+    });
+    seconds
+        .map(Duration::from_secs_f64)
+        .ok_or_else(|| "give a time such as 90s, 30m or 2h".to_owned())
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
@@ -51,6 +67,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
         jobs,
         threads: arguments.threads.or(shared),
         batch_size: arguments.batch_size,
+        hang_after: arguments.hang_after,
     };
     let Workspace {
         plans,

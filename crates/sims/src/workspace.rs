@@ -75,6 +75,8 @@ pub(crate) struct Execution {
     pub(crate) threads: Option<usize>,
     /// Sequences that a model runs at once.
     pub(crate) batch_size: Option<usize>,
+    /// How long a stage may write nothing before it is stopped.
+    pub(crate) hang_after: Option<Duration>,
 }
 
 /// The planned pipelines of a file with their store.
@@ -109,6 +111,7 @@ impl Workspace {
             threads: execution.threads,
             batch_size: execution.batch_size,
             jobs: execution.jobs,
+            hang_after: execution.hang_after,
             retry_delays: RETRY_DELAYS.to_vec(),
         };
         Ok(Self {

@@ -186,12 +186,25 @@ impl Attempt<'_> {
             }),
             StageEvent::Warning { message } => (self.hear)(Event::Warning { index, message }),
         };
-        let ended = process::run(&mut command, &mut log, self.interrupt, &mut hear)
-            .map_err(|e| PipelineError::io("run", program, e))?;
+        let hang_after = self.options.hang_after;
+        let ended = process::run(
+            &mut command,
+            &mut log,
+            self.interrupt,
+            hang_after,
+            &mut hear,
+        )
+        .map_err(|e| PipelineError::io("run", program, e))?;
         if self.interrupt.is_raised() && !ended.status.success() {
             return Err(NotDone::Interrupted);
         }
-        let (what, advice, may_retry) = if ended.status.success() {
+        let (what, advice, may_retry) = if let (true, Some(longest)) = (ended.is_hung, hang_after) {
+            (
+                format!("nothing was heard of it for {} s, and it was stopped", longest.as_secs_f64()),
+                "see in the log how far it came; if it was only slow, run again with a longer --hang-after".to_owned(),
+                false,
+            )
+        } else if ended.status.success() {
             match self.commit(&out, ended.seconds) {
                 Ok(result) => return Ok(Ok(result)),
                 Err(Rejected::Output(message)) => {

@@ -67,6 +67,13 @@ impl Interrupt {
         }
     }
 
+    /// Asks one group to stop.
+    pub(super) fn stop_group(&self, group: i32) {
+        if self.groups().contains(&group) {
+            signal_group(group, libc::SIGTERM);
+        }
+    }
+
     /// Kills a group that did not stop in time.
     pub(super) fn kill_group(&self, group: i32) {
         if self.groups().contains(&group) {

@@ -41,13 +41,51 @@ pub(super) struct Ended {
     pub(super) seconds: f64,
     /// The last lines that it wrote.
     pub(super) tail: Vec<String>,
+    /// Whether it was stopped because nothing was heard of it for too long.
+    pub(super) is_hung: bool,
+}
+
+/// When a process is stopped, and how far that is.
+struct Watch<'a> {
+    interrupt: &'a Interrupt,
+    group: i32,
+    /// How long nothing may be heard of the process; none for ever.
+    hang_after: Option<Duration>,
+    heard: Instant,
+    asked_to_stop: Option<Instant>,
+    is_hung: bool,
+}
+
+impl Watch<'_> {
+    /// Asks the process to stop once it hangs, and kills it when it does not after having been asked.
+    fn look(&mut self) {
+        let is_silent = self
+            .hang_after
+            .is_some_and(|longest| self.heard.elapsed() > longest);
+        if is_silent && !self.is_hung {
+            self.is_hung = true;
+            self.interrupt.stop_group(self.group);
+        }
+        if (self.is_hung || self.interrupt.is_raised())
+            && self
+                .asked_to_stop
+                .get_or_insert_with(Instant::now)
+                .elapsed()
+                > GRACE
+        {
+            self.interrupt.kill_group(self.group);
+        }
+    }
 }
 
 /// Runs a stage to its end; what it writes to stderr goes to `log`, its events to `hear`.
+///
+/// A stage that writes nothing for `hang_after` is stopped.
 pub(super) fn run(
     command: &mut Command,
     log: &mut File,
     interrupt: &Interrupt,
+    hang_after: Option<Duration>,
     hear: &mut dyn FnMut(StageEvent),
 ) -> std::io::Result<Ended> {
     let started = Instant::now();
@@ -64,18 +102,25 @@ pub(super) fn run(
 
     let lines = lines_of(&mut child);
     let mut tail = VecDeque::new();
-    let mut asked_to_stop: Option<Instant> = None;
+    let mut watch = Watch {
+        interrupt,
+        group,
+        hang_after,
+        heard: Instant::now(),
+        asked_to_stop: None,
+        is_hung: false,
+    };
     let mut status = None;
     loop {
         match lines.recv_timeout(LOOK_EVERY) {
-            Ok(line) => keep_line(&line, log, &mut tail, hear),
+            Ok(line) => {
+                watch.heard = Instant::now();
+                keep_line(&line, log, &mut tail, hear);
+            }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => break,
         }
-        if interrupt.is_raised() && asked_to_stop.get_or_insert_with(Instant::now).elapsed() > GRACE
-        {
-            interrupt.kill_group(group);
-        }
+        watch.look();
         // A process that left a child behind, which holds the pipe, has ended all the same.
         status = interrupt.reap(group, || child.try_wait().transpose());
         if status.is_some() {
@@ -87,27 +132,25 @@ pub(super) fn run(
     }
     let status = match status {
         Some(status) => status?,
-        None => wait(&mut child, group, interrupt)?,
+        None => wait(&mut child, &mut watch)?,
     };
     Ok(Ended {
         status,
         seconds: started.elapsed().as_secs_f64(),
         tail: tail.into(),
+        is_hung: watch.is_hung,
     })
 }
 
 /// Waits for a process that closed its stderr: it is ending, or does so when it is asked.
-fn wait(child: &mut Child, group: i32, interrupt: &Interrupt) -> std::io::Result<ExitStatus> {
+fn wait(child: &mut Child, watch: &mut Watch<'_>) -> std::io::Result<ExitStatus> {
     let mut pause = Duration::from_micros(100);
-    let mut asked_to_stop: Option<Instant> = None;
     loop {
-        if let Some(status) = interrupt.reap(group, || child.try_wait().transpose()) {
+        let interrupt = watch.interrupt;
+        if let Some(status) = interrupt.reap(watch.group, || child.try_wait().transpose()) {
             return status;
         }
-        if interrupt.is_raised() && asked_to_stop.get_or_insert_with(Instant::now).elapsed() > GRACE
-        {
-            interrupt.kill_group(group);
-        }
+        watch.look();
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(20));
     }

@@ -50,6 +50,34 @@ fn a_failing_stage_shows_its_last_words_and_what_to_do() {
 }
 
 #[test]
+fn a_stage_that_hangs_is_stopped_when_asked_for() {
+    let toy = Toy::new(LOOP);
+    let output = toy
+        .sims(&["run", "p.yaml", "--hang-after", "0.4s"])
+        .env(
+            "TOY_RANK",
+            format!("sleep={}", toy.path().join("began").display()),
+        )
+        .output()
+        .unwrap();
+    let text = toy.nameless(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(
+        text.contains("round-1/rank failed: nothing was heard of it for 0.4 s, and it was stopped"),
+        "{text}"
+    );
+    assert!(text.contains("a longer --hang-after"), "{text}");
+    assert_eq!(toy.fsck().0, 0);
+    assert_eq!(toy.run(), (STAGES - 2, 2, 0));
+    let (code, text) = toy.text(&["run", "p.yaml", "--hang-after", "soon"]);
+    assert_eq!(
+        (code, text.contains("such as 90s, 30m or 2h")),
+        (2, true),
+        "{text}"
+    );
+}
+
+#[test]
 fn a_killed_stage_is_named_with_the_likely_reason() {
     let (toy, failure) = fails_with("killed");
     assert_snapshot!(failure, @r"
