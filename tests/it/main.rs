@@ -2,6 +2,7 @@
 
 mod closed_loop;
 mod cost;
+mod faults;
 mod interruption;
 mod isolation;
 mod loop_runs;

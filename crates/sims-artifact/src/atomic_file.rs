@@ -8,6 +8,9 @@ use tempfile::NamedTempFile;
 
 use crate::ArtifactError;
 
+/// How the names of files under construction begin.
+const PARTIAL: &str = ".partial-";
+
 /// A file under construction; [`AtomicFile::publish`] makes it visible under its name.
 ///
 /// The bytes go to a temporary file in the same folder, are flushed to the disk and renamed, so
@@ -26,10 +29,12 @@ impl AtomicFile {
         let folder = folder_of(path);
         std::fs::create_dir_all(folder).map_err(|e| ArtifactError::io("create", folder, e))?;
         let temporary = tempfile::Builder::new()
-            .prefix(".partial-")
+            .prefix(PARTIAL)
             .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
             .tempfile_in(folder)
             .map_err(|e| ArtifactError::io("create a file in", folder, e))?;
+        // While it is locked it is nobody else's to remove; where there are no locks, nobody removes it either.
+        let _held = temporary.as_file().try_lock();
         Ok(Self {
             temporary,
             path: path.to_owned(),
@@ -80,6 +85,18 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), ArtifactError> 
     file.publish()
 }
 
+/// Removes the files under construction in `folder` whose writers died; those of writers at work stay.
+pub fn remove_abandoned(folder: &Path) {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    for entry in entries {
+        let is_partial = entry.file_name().to_string_lossy().starts_with(PARTIAL);
+        if is_partial && File::open(entry.path()).is_ok_and(|file| file.try_lock().is_ok()) {
+            // Whoever else removes it at the same time does the same.
+            let _gone = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
 /// Flushes a folder's entries to the disk, so that a rename in it survives a power cut.
 ///
 /// # Errors
@@ -100,6 +117,22 @@ fn folder_of(path: &Path) -> &Path {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_dead_writers_left_is_removed_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let held = AtomicFile::create(&folder.path().join("held")).unwrap();
+        std::fs::write(folder.path().join(".partial-dead"), b"half").unwrap();
+        std::fs::write(folder.path().join("whole"), b"whole").unwrap();
+        remove_abandoned(folder.path());
+        let left = || std::fs::read_dir(folder.path()).unwrap().count();
+        assert_eq!(left(), 2);
+        assert!(!folder.path().join(".partial-dead").exists());
+        held.publish().unwrap();
+        remove_abandoned(folder.path());
+        assert_eq!(left(), 2);
+        assert!(folder.path().join("held").exists());
+    }
 
     #[test]
     fn an_unpublished_file_leaves_nothing() {

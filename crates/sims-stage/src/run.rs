@@ -245,6 +245,7 @@ fn prepare<S: Stage>(matches: &ArgMatches) -> anyhow::Result<StageIo> {
         .unwrap_or(ProgressMode::Auto);
     std::fs::create_dir_all(&out)
         .with_context(|| format!("cannot create the output folder {}", out.display()))?;
+    remove_abandoned(&out);
     clear::<S>(&out, &inputs)?;
     let work = out.join(format!("{PARTIAL}{}", std::process::id()));
     std::fs::create_dir_all(&work).with_context(|| format!("cannot create {}", work.display()))?;

@@ -68,7 +68,7 @@ impl Data {
 
     /// Rows to fit and rows held out, by pair.
     fn halves(&self) -> (Vec<usize>, Vec<usize>) {
-        (0..self.pairs.len()).partition(|&row| self.pairs[row] % 5 != 0)
+        (0..self.pairs.len()).partition(|&row| !self.pairs[row].is_multiple_of(5))
     }
 }
 

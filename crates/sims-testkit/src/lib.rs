@@ -3,6 +3,7 @@
 //! Only tests depend on this crate; a failure here is a failed test, so it panics.
 
 pub mod emulator;
+pub mod faults;
 pub mod random_model;
 
 use std::path::{Path, PathBuf};

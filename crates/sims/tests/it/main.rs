@@ -4,6 +4,7 @@ mod commands;
 mod damage;
 mod diagnostics;
 mod failures;
+mod faults;
 mod interruption;
 mod provenance;
 mod reruns;

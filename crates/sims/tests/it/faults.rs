@@ -1,0 +1,90 @@
+//! The runner killed at every step by which it changes the file system, and a disk that is full from each step on.
+
+use std::collections::BTreeMap;
+use std::os::unix::process::ExitStatusExt;
+
+use sims_testkit::faults::{Fault, FaultShim, each_step};
+
+use crate::toy::Toy;
+
+/// One round of two stages: every kind of write that the runner does, once or a few times.
+const TWO: &str = "\
+name: toy
+seed: 17
+rounds: 1
+model: model
+prompts: {train: train.txt, eval: eval.txt}
+round:
+  sample: {uses: ./sample.sh, with: {samples: 4}}
+  rank: {uses: ./rank.sh}
+";
+
+/// Returns the views of a run that nothing disturbed, and what the runner does at each step.
+fn undisturbed(shim: &FaultShim) -> (BTreeMap<String, Vec<u8>>, Vec<String>) {
+    let toy = Toy::new(TWO);
+    let steps = shim.steps(&mut toy.sims(&["run", "p.yaml"]), "sims");
+    let views = toy.views("toy");
+    assert_eq!(views.len(), 2);
+    (views, steps)
+}
+
+/// After whatever happened: the store is clean, and the next run completes with the same bytes.
+fn recovers(toy: &Toy, expected: &BTreeMap<String, Vec<u8>>, what: &str) {
+    if toy.path().join(".sims/format").exists() {
+        let (code, report) = toy.fsck();
+        assert_eq!(code, 0, "{what}: {report}");
+    }
+    let output = toy.sims(&["run", "p.yaml"]).output().unwrap();
+    assert!(output.status.success(), "{what}: {}", toy.nameless(&output));
+    assert_eq!(&toy.views("toy"), expected, "{what}");
+    let (code, report) = toy.fsck();
+    assert_eq!(code, 0, "{what}: {report}");
+    let debris = || {
+        std::fs::read_dir(toy.path().join(".sims/tmp"))
+            .unwrap()
+            .count()
+    };
+    if debris() > 0 {
+        // The run was all but over, so that the second one had nothing to write: the next writer clears up.
+        toy.json(&["run", "p.yaml", "--seed", "18"]);
+        assert_eq!(debris(), 0, "{what}: debris is left");
+    }
+}
+
+#[test]
+fn a_runner_killed_at_any_step_loses_nothing() {
+    let shim = FaultShim::build();
+    let (expected, steps) = undisturbed(&shim);
+    assert!(steps.len() > 50, "{steps:?}");
+    each_step(steps.len(), |step| {
+        let toy = Toy::new(TWO);
+        let mut command = toy.sims(&["run", "p.yaml"]);
+        shim.inject(&mut command, "sims", Fault::Kill, step);
+        let output = command.output().unwrap();
+        let what = format!("killed at step {step}, {}", steps[step - 1]);
+        // Threads of two runs need not take their steps in the same order, but they take as many.
+        assert_eq!(output.status.signal(), Some(libc::SIGKILL), "{what}");
+        recovers(&toy, &expected, &what);
+    });
+}
+
+#[test]
+fn a_disk_that_fills_up_at_any_step_is_named_and_loses_nothing() {
+    let shim = FaultShim::build();
+    let (expected, steps) = undisturbed(&shim);
+    each_step(steps.len(), |step| {
+        let toy = Toy::new(TWO);
+        let mut command = toy.sims(&["run", "p.yaml"]);
+        shim.inject(&mut command, "sims", Fault::FullDisk, step);
+        let output = command.output().unwrap();
+        let text = toy.nameless(&output);
+        let what = format!("full at step {step}, {}", steps[step - 1]);
+        match output.status.code() {
+            // What can be forgotten (caches) may fail to be written.
+            Some(0) => assert_eq!(toy.views("toy"), expected, "{what}: {text}"),
+            Some(1) => assert!(text.contains("No space left on device"), "{what}: {text}"),
+            other => panic!("{what}: {other:?} {text}"),
+        }
+        recovers(&toy, &expected, &what);
+    });
+}
