@@ -1,5 +1,6 @@
 //! `sims` as a user runs it, over small stages that follow the protocol.
 
+mod collection;
 mod commands;
 mod damage;
 mod diagnostics;
