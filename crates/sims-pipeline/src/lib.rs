@@ -49,3 +49,4 @@ pub use run_difference::{
 };
 pub use run_record::{FedBy, Outcome, RunRecord, StageRecord};
 pub use stored::StoredArtifact;
+pub use views::relative_path;

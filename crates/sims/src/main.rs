@@ -14,6 +14,7 @@ mod gc;
 mod lineage;
 mod logs;
 mod model_memory;
+mod new_stage;
 mod pin;
 mod plan;
 mod plan_cost;
@@ -79,6 +80,8 @@ enum Command {
     Gc(gc::Arguments),
     /// Keep what a run made, whatever becomes of its folder
     Pin(pin::Arguments),
+    /// Write files to start from
+    New(new_stage::Arguments),
     /// Show what the columns of an artifact mean
     Schema(schema::Arguments),
     #[command(external_subcommand)]
@@ -100,6 +103,7 @@ fn main() -> ExitCode {
         Command::Fsck(arguments) => fsck::run(&arguments),
         Command::Gc(arguments) => gc::run(&arguments),
         Command::Pin(arguments) => pin::run(&arguments),
+        Command::New(arguments) => new_stage::run(&arguments),
         Command::Schema(arguments) => schema::run(&arguments),
         Command::External(arguments) => external::run(&arguments),
     };

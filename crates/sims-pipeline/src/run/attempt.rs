@@ -175,6 +175,12 @@ impl Attempt<'_> {
         let mut command = Command::new(program);
         command
             .args(arguments)
+            .envs(
+                self.options
+                    .search
+                    .path_of_stages()
+                    .map(|path| ("PATH", path)),
+            )
             .current_dir(&self.plan.pipeline.workspace);
         let index = self.action.index;
         let mut hear = |event| match event {

@@ -6,6 +6,7 @@ mod damage;
 mod diagnostics;
 mod failures;
 mod interruption;
+mod new_stage;
 mod provenance;
 mod reruns;
 mod toy;
