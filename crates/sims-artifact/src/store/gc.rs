@@ -346,6 +346,9 @@ impl<E: From<StoreError>> Collection<'_, '_, E> {
             false => Some(self.lock_sweep()?),
         };
         self.look()?;
+        if !dry_run {
+            create_folder(&self.store.trash_path(folder))?;
+        }
         let mut moved = Vec::new();
         for Candidate { name, path } in batch {
             let Some(bytes) = self.candidate_bytes(kind, *name, path)? else {
@@ -371,12 +374,9 @@ impl<E: From<StoreError>> Collection<'_, '_, E> {
         Ok(())
     }
 
-    /// Moves a file to the trash; `false` when it is gone already, to `quarantine/`.
+    /// Moves a file to its folder in the trash, which is there; `false` when it is gone already, to `quarantine/`.
     fn move_to_trash(&self, path: &Path) -> Result<bool, StoreError> {
-        let target = self.store.trash_path(path);
-        let folder = target.parent().expect("it lies in a folder of the trash");
-        create_folder(folder)?;
-        match std::fs::rename(path, &target) {
+        match std::fs::rename(path, self.store.trash_path(path)) {
             Ok(()) => Ok(true),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
             Err(e) => Err(ArtifactError::io("move to the trash", path, e).into()),
