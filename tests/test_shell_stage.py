@@ -12,8 +12,8 @@ model: {ROOT}/data/tiny
 prompts: {{train: {ROOT}/data/toyworld/train.parquet}}
 round:
   cool: {{uses: {ROOT}/pipelines/examples/cooling_sample.sh, with: {{samples: 2, shard-size: 8, max-new-tokens: 8}}}}
-  first: {{uses: sample, with: {{samples: 2, shard-size: 8, max-new-tokens: 8, temperature: 0.9}}}}
-  second: {{uses: sample, with: {{samples: 2, shard-size: 8, max-new-tokens: 8, temperature: 0.72}}}}
+  plain: {{uses: sample, with: {{samples: 2, shard-size: 8, max-new-tokens: 8, temperature: 0.9}}}}
+  cooler: {{uses: sample, with: {{samples: 2, shard-size: 8, max-new-tokens: 8, temperature: 0.72}}}}
 """
 
 
@@ -25,8 +25,8 @@ def test_a_shell_script_samples_cooler_in_the_second_round(tmp_path):
         inner = found / stage / "responses.parquet"
         return (inner if inner.exists() else found / "responses.parquet").read_bytes()
 
-    assert responses(1, "cool") == responses(1, "first") != responses(1, "second")
-    assert responses(2, "cool") == responses(2, "second") != responses(2, "first")
+    assert responses(1, "cool") == responses(1, "plain") != responses(1, "cooler")
+    assert responses(2, "cool") == responses(2, "cooler") != responses(2, "plain")
 
 
 def test_the_pipeline_with_it_is_planned():

@@ -146,11 +146,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
         &folder
     })
     .with_context(|| format!("cannot create {}", folder.display()))?;
-    let text = language
-        .template()
-        .replace("STAGE", name)
-        .replace("SCRIPT", &shell_word(&script.display().to_string()))
-        .replace("ROLE", &language.role(name));
+    let text = filled_in(*language, name);
     write_new(&script, &text, 0o777)?;
     write_new(
         &overlay,
@@ -160,6 +156,15 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
     print(&format!("{}\n{}", script.display(), overlay.display()));
     say(&next_steps(arguments, &script, &overlay));
     Ok(Exit::Success)
+}
+
+/// Returns the program of a new stage.
+fn filled_in(language: Language, stage: &str) -> String {
+    language
+        .template()
+        .replace("@STAGE@", stage)
+        .replace("@SCRIPT@", &language.file_name(stage))
+        .replace("@ROLE@", &language.role(stage))
 }
 
 fn base_pipeline(arguments: &StageArguments) -> Result<PathBuf, UsageError> {
@@ -258,6 +263,17 @@ fn next_steps(arguments: &StageArguments, script: &Path, overlay: &Path) -> Stri
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn templates_are_filled_in_whole() {
+        for language in [Language::Python, Language::Shell] {
+            let text = filled_in(language, "word-count");
+            for mark in ["@STAGE@", "@SCRIPT@", "@ROLE@"] {
+                assert!(language.template().contains(mark), "{language:?}: {mark}");
+                assert!(!text.contains(mark), "{language:?}: {mark}");
+            }
+        }
+    }
 
     #[test]
     fn names_fit_into_files_and_pipelines() {

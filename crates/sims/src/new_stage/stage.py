@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Counts the words of every response: the stage STAGE.
+"""Counts the words of every response: the stage @STAGE@.
 
-    SCRIPT describe
-    SCRIPT --responses responses.parquet --min-words 8 --out counted
+    @SCRIPT@ describe
+    @SCRIPT@ --responses responses.parquet --min-words 8 --out counted
 
 Needs polars.
 """
@@ -13,16 +13,16 @@ import sys
 import time
 from pathlib import Path
 
-SCHEMA = "ROLE@1"
+SCHEMA = "@ROLE@@1"
 
 # What the stage is: the runner reads this, and checks pipeline files against it. Names of parameters become flags.
 # Declare `seed` or `round` as integer parameters, and the runner fills them in.
 DESCRIPTION = {
-    "stage": "STAGE",
+    "stage": "@STAGE@",
     "behaviour": 1,  # raise it when a program or a library that you call gives other bytes than before
     "numerics": "",  # "cpu" for a stage whose bytes depend on the device
     "inputs": {"responses": {"schema": "responses@1", "required": True, "help": "The responses to count in"}},
-    "outputs": {"ROLE": {"schema": SCHEMA, "required": True, "help": "One row a response"}},
+    "outputs": {"@ROLE@": {"schema": SCHEMA, "required": True, "help": "One row a response"}},
     "params": {
         "type": "object",
         "properties": {
@@ -85,7 +85,7 @@ def main():
         raise BadInput(f"cannot read {arguments.responses}: {error}") from error
     table = compute(responses, arguments.min_words, progress)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    write_table(table, SCHEMA, arguments.out / "ROLE.parquet")
+    write_table(table, SCHEMA, arguments.out / "@ROLE@.parquet")
     # All that varies from run to run goes here, never into an artifact.
     summary = {
         "stage": DESCRIPTION["stage"],

@@ -1,8 +1,8 @@
 #!/bin/sh
-# Hands a steering on if its file is small enough: the stage STAGE.
+# Hands a steering on if its file is small enough: the stage @STAGE@.
 #
-#   SCRIPT describe
-#   SCRIPT --steering steering.safetensors --max-kilobytes 4096 --out checked
+#   @SCRIPT@ describe
+#   @SCRIPT@ --steering steering.safetensors --max-kilobytes 4096 --out checked
 #
 # Needs a POSIX shell and nothing else. A shell handles files as they are; to look into tables, call another program,
 # such as a stage of sims: those beside `sims` are on PATH while the runner runs this.
@@ -14,11 +14,11 @@ set -eu
 describe() {
     cat <<'END'
 {
-    "stage": "STAGE",
+    "stage": "@STAGE@",
     "behaviour": 1,
     "numerics": "",
     "inputs": {"steering": {"schema": "steering@1", "required": true, "help": "The steering to look at"}},
-    "outputs": {"ROLE": {"schema": "steering@1", "required": true, "help": "The same"}},
+    "outputs": {"@ROLE@": {"schema": "steering@1", "required": true, "help": "The same"}},
     "params": {
         "type": "object",
         "properties": {
@@ -80,8 +80,8 @@ progress files 0 1
 mkdir -p "$out"
 # Whole, or not at all: a killed stage leaves nothing that looks finished.
 cp "$steering" "$out/.partial"
-mv "$out/.partial" "$out/ROLE.safetensors"
+mv "$out/.partial" "$out/@ROLE@.safetensors"
 progress files 1 1
 
 # All that varies from run to run goes here, never into an artifact.
-printf '{"stage": "STAGE", "counts": {"bytes": %d}}\n' "$bytes" >"$out/summary.json"
+printf '{"stage": "@STAGE@", "counts": {"bytes": %d}}\n' "$bytes" >"$out/summary.json"

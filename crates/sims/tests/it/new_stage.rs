@@ -113,7 +113,7 @@ fn the_shell_stage_keeps_to_the_protocol() {
     let (code, text) = stage(&["--help"]);
     assert_eq!(code, 0);
     assert!(
-        text.contains("  own/stages/limit.sh --steering steering.safetensors"),
+        text.contains("  limit.sh --steering steering.safetensors"),
         "{text}"
     );
     assert!(!text.contains("set -eu"), "{text}");
