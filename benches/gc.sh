@@ -22,7 +22,7 @@ for number in range(blobs):
         file.write(str(number))
 END
 for what in "--dry-run" "" "--empty-trash"; do
-    echo "gc $what"
+    echo "gc $what" >&2
     # shellcheck disable=SC2086
     /usr/bin/env time -f "%e s, %M kB" "$sims" gc --older-than 0s --without-runs --store "$folder/.sims" $what
 done
