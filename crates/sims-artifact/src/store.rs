@@ -6,8 +6,10 @@
 //! ac/ab/abcd….json       action results: which blobs an action made
 //! actions/ab/abcd….json  action documents: what was computed; the key is their digest
 //! leases/abcd…    one lock file an action that is being computed
+//! roots/abcd…     the folders of runs that use the store
+//! pins/NAME.json  records of runs whose results are kept whatever becomes of their folders
 //! tmp/            files and folders under construction
-//! trash/          files on their way out
+//! trash/          files on their way out, under the names that they had
 //! quarantine/     damaged files, kept for a look
 //! cache/          what can be deleted at any time: which blobs were verified, digests of inputs
 //! ```
@@ -17,14 +19,19 @@
 //! only debris under `tmp/`, which the next writer removes, and locks that the system drops.
 //! A blob is verified on its first read, and again when its inode, size or change time differ
 //! from those of the last verification (a modification time can be forged, a change time cannot).
+//! Nothing is removed but by [`Store::gc`], which may work beside any number of writers.
 
 mod actions;
 mod blobs;
 mod documents;
 mod error;
 mod fsck;
+mod gc;
+mod holds;
 mod lease;
+mod run_folders;
 mod scratch;
+mod trash;
 mod verified;
 
 use std::path::{Path, PathBuf};
@@ -33,23 +40,27 @@ use std::sync::{Mutex, OnceLock};
 pub use actions::{ActionKey, ActionOutput, ActionResult, Blob};
 pub use error::StoreError;
 pub use fsck::{FsckOptions, FsckReport, Problem, ProblemKind};
+pub use gc::{GcOptions, GcReport, GcStep, Mark, Marks, Tally};
 pub use lease::Lease;
 pub use scratch::Scratch;
 
 use crate::ArtifactError;
 use crate::atomic_file::sync_folder;
 use documents::write_file;
+use holds::Holds;
 use verified::VerifiedBlobs;
 
 /// The layout's version, the content of `format`.
 const FORMAT: &str = "sims-store 1";
 
 /// The folders of the layout.
-const FOLDERS: [&str; 8] = [
+const FOLDERS: [&str; 10] = [
     "cas",
     "ac",
     "actions",
     "leases",
+    "roots",
+    "pins",
     "tmp",
     "trash",
     "quarantine",
@@ -63,6 +74,8 @@ pub struct Store {
     verified: Mutex<VerifiedBlobs>,
     /// Where small files are under construction; there since the first write.
     own_scratch: OnceLock<Scratch>,
+    /// What this store relies on; there since the first hold.
+    holds: Mutex<Option<Holds>>,
 }
 
 impl Store {
@@ -78,6 +91,7 @@ impl Store {
             root,
             verified,
             own_scratch: OnceLock::new(),
+            holds: Mutex::new(None),
         })
     }
 
@@ -169,6 +183,21 @@ fn create_folder(folder: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Lists a folder; one that is absent is empty.
+fn list(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    let entries = match std::fs::read_dir(folder) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(|e| ArtifactError::io("open", folder, e))?,
+    };
+    entries
+        .map(|entry| {
+            Ok(entry
+                .map_err(|e| ArtifactError::io("list", folder, e))?
+                .path())
+        })
+        .collect()
+}
+
 fn check_format(root: &Path) -> Result<(), StoreError> {
     let path = root.join("format");
     match std::fs::read_to_string(&path) {
@@ -183,5 +212,7 @@ fn check_format(root: &Path) -> Result<(), StoreError> {
     }
 }
 
+#[cfg(test)]
+mod gc_tests;
 #[cfg(test)]
 mod tests;

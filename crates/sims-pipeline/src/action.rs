@@ -213,6 +213,15 @@ impl<'a> Resolver<'a> {
     }
 }
 
+/// Keeps an action from `gc` as long as the store is open, and asks for it, in the trash as well.
+pub(crate) fn claim(store: &Store, key: &ActionKey) -> Result<Lookup, PipelineError> {
+    store.hold(key)?;
+    match look_up(store, key)? {
+        Lookup::Miss if store.restore(key)? => look_up(store, key),
+        lookup => Ok(lookup),
+    }
+}
+
 /// Asks the store for an action; every output of a hit, and its summary, has been verified.
 pub(crate) fn look_up(store: &Store, key: &ActionKey) -> Result<Lookup, PipelineError> {
     let result = match store.action_result(key) {

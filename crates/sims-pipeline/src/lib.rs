@@ -8,6 +8,7 @@
 //! Start with [`pipeline`] for the file, [`plan`] for the graph, `action.rs` for the key.
 
 mod action;
+mod collection;
 mod commands;
 mod dag;
 mod error;
@@ -31,6 +32,7 @@ mod wiring;
 pub mod yaml;
 
 pub use action::EndOfLoop;
+pub use collection::{Needed, pin_run};
 pub use commands::{PlannedCommand, shell_word};
 pub use dag::{Dag, DagNode};
 pub use error::PipelineError;
@@ -47,3 +49,4 @@ pub use run_difference::{
 };
 pub use run_record::{FedBy, Outcome, RunRecord, StageRecord};
 pub use stored::StoredArtifact;
+pub use views::relative_path;

@@ -1,6 +1,7 @@
 //! Finding stage programs and asking them what they do.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -35,6 +36,12 @@ impl ProgramSearch {
             .chain(&self.path)
             .map(|folder| folder.join(name))
             .find(|path| is_executable(path))
+    }
+
+    /// Returns the `PATH` of stages: programs beside the runner are found first, as the runner finds them.
+    pub(crate) fn path_of_stages(&self) -> Option<OsString> {
+        // A folder whose name cannot be in a `PATH` leaves it as it is.
+        std::env::join_paths(self.beside.iter().chain(&self.path)).ok()
     }
 
     /// Lists the names of executables that begin with [`PREFIX`], without it.
@@ -109,11 +116,15 @@ impl<'a> Programs<'a> {
         let problem = |message: String| Diagnostic::new(at, format!("`{uses}` {message}"));
         let stamp = FileStamp::of(&path).map_err(|e| problem(format!("cannot be read: {e}")))?;
         let name = format!("{} on {}", path.display(), self.device);
-        let program = match self.cache.get(&name, stamp) {
+        // A script may say what other programs say, which change without it: it is asked every time.
+        let known = self.cache.get(&name, stamp);
+        let program = match known.filter(|program| program.script.is_none()) {
             Some(program) => program,
             None => {
-                let program = ask(&path, self.device).map_err(problem)?;
-                self.cache.put(name, stamp, program.clone());
+                let program = ask(&path, self.device, self.search).map_err(problem)?;
+                if program.script.is_none() {
+                    self.cache.put(name, stamp, program.clone());
+                }
                 program
             }
         };
@@ -155,13 +166,13 @@ impl<'a> Programs<'a> {
 }
 
 /// Runs `PROGRAM describe`; the error completes a sentence that begins with the program.
-fn ask(path: &Path, device: &str) -> Result<Program, String> {
-    let description = describe(path, &[])?;
+fn ask(path: &Path, device: &str, search: &ProgramSearch) -> Result<Program, String> {
+    let description = describe(path, &[], search)?;
     // Only stages whose bytes depend on the device have to know the option.
     let description = if description.numerics.is_empty() || device == "auto" {
         description
     } else {
-        describe(path, &["--device", device])?
+        describe(path, &["--device", device], search)?
     };
     if description.outputs.is_empty() {
         return Err("is not a stage that can be used: it describes no outputs".to_owned());
@@ -173,9 +184,10 @@ fn ask(path: &Path, device: &str) -> Result<Program, String> {
     })
 }
 
-fn describe(path: &Path, options: &[&str]) -> Result<Description, String> {
+fn describe(path: &Path, options: &[&str], search: &ProgramSearch) -> Result<Description, String> {
     let output = Command::new(path)
         .arg("describe")
+        .envs(search.path_of_stages().map(|path| ("PATH", path)))
         .args(options)
         .stdin(Stdio::null())
         .output()

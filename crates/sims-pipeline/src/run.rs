@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use sims_artifact::store::Store;
 
-use crate::action::{Action, EndOfLoop, Lookup, Resolver, look_up};
+use crate::action::{Action, EndOfLoop, Lookup, Resolver, claim};
 use crate::plan::{InstanceName, Plan};
 use crate::programs::ProgramSearch;
 use crate::run_record::Outcome;
@@ -176,6 +176,7 @@ pub fn run(
     let started = Instant::now();
     let mut resolver = Resolver::new(plan, store);
     resolver.check_inputs()?;
+    store.register_run(&options.run_folder(plan))?;
     let mut book = Book::open(plan, store, options.run_folder(plan), hear);
     book.forget_dropped_stages()?;
     std::thread::scope(|scope| {
@@ -264,7 +265,7 @@ fn resolve_ready(
             continue;
         }
         let action = resolver.action(index)?;
-        match look_up(store, &action.key)? {
+        match claim(store, &action.key)? {
             Lookup::Hit(result) => {
                 // The document may have been damaged or lost, and it is at hand.
                 store.keep_document(&action.key, &action.document)?;

@@ -87,11 +87,39 @@ impl RunRecord {
             .unwrap_or_default()
     }
 
+    /// Reads the record at `path`, or `None` when it is absent; one that cannot be understood is an error.
+    pub(crate) fn load_file(path: &Path) -> Result<Option<Self>, PipelineError> {
+        let bytes = match std::fs::read(path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            other => other.map_err(|e| PipelineError::io("read", path, e))?,
+        };
+        let refuse = |message: String| {
+            PipelineError::Usage(format!(
+                "{}: {message}; run its pipeline again, which writes it anew, or delete the file to give up what it \
+                 names",
+                path.display()
+            ))
+        };
+        let record: Self = serde_json::from_slice(&bytes).map_err(|e| refuse(e.to_string()))?;
+        match record.format {
+            FORMAT => Ok(Some(record)),
+            other => Err(refuse(format!(
+                "format {other} where {FORMAT} is supported"
+            ))),
+        }
+    }
+
     /// Writes the record into `folder`.
     pub(crate) fn save(&self, folder: &Path) -> Result<(), PipelineError> {
+        let text = self.to_text();
+        Ok(write_atomically(&folder.join("run.json"), text.as_bytes())?)
+    }
+
+    /// Returns the text of the file.
+    pub(crate) fn to_text(&self) -> String {
         let mut text = serde_json::to_string_pretty(self).expect("a record is plain data");
         text.push('\n');
-        Ok(write_atomically(&folder.join("run.json"), text.as_bytes())?)
+        text
     }
 
     /// Returns what is known of a stage.

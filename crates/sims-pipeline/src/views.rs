@@ -80,7 +80,7 @@ pub(crate) fn publish(path: &Path, store: &Store, digest: &Digest) -> Result<boo
         path.canonicalize()
             .map_err(|e| PipelineError::io("find", path, e))
     };
-    let target = relative(&real(folder)?, &real(&blob)?);
+    let target = relative_path(&real(folder)?, &real(&blob)?);
     // One name a view: what a killed run leaves behind is used up by the next one.
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temporary = folder.join(format!(".view-{name}"));
@@ -120,7 +120,7 @@ fn same_place(a: &Path, b: &Path) -> bool {
 }
 
 /// Returns the path from the folder `from` to `to`, both absolute and without links.
-fn relative(from: &Path, to: &Path) -> PathBuf {
+pub fn relative_path(from: &Path, to: &Path) -> PathBuf {
     let from: Vec<Component<'_>> = from.components().collect();
     let to: Vec<Component<'_>> = to.components().collect();
     let common = from.iter().zip(&to).take_while(|(a, b)| a == b).count();
@@ -134,11 +134,14 @@ mod tests {
 
     #[test]
     fn links_go_up_and_down_again() {
-        let path = relative(
+        let path = relative_path(
             Path::new("/w/runs/q/round-1"),
             Path::new("/w/.sims/cas/ab/abcd"),
         );
         assert_eq!(path, Path::new("../../../.sims/cas/ab/abcd"));
-        assert_eq!(relative(Path::new("/w"), Path::new("/w/x")), Path::new("x"));
+        assert_eq!(
+            relative_path(Path::new("/w"), Path::new("/w/x")),
+            Path::new("x")
+        );
     }
 }

@@ -55,7 +55,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
 }
 
 /// Returns the folder that is meant by a path, or by a name under `runs/`.
-fn folder_of(run: &Path) -> Result<PathBuf, UsageError> {
+pub(crate) fn folder_of(run: &Path) -> Result<PathBuf, UsageError> {
     let named = Path::new("runs").join(run);
     let found = [run.to_owned(), named]
         .into_iter()

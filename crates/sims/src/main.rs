@@ -10,9 +10,12 @@ mod exit;
 mod explain;
 mod external;
 mod fsck;
+mod gc;
 mod lineage;
 mod logs;
 mod model_memory;
+mod new_stage;
+mod pin;
 mod plan;
 mod plan_cost;
 mod progress_bar;
@@ -73,6 +76,12 @@ enum Command {
     ReproLock(repro_lock::Arguments),
     /// Check every byte in the store
     Fsck(fsck::Arguments),
+    /// Move what no run needs out of the store
+    Gc(gc::Arguments),
+    /// Keep what a run made, whatever becomes of its folder
+    Pin(pin::Arguments),
+    /// Write files to start from
+    New(new_stage::Arguments),
     /// Show what the columns of an artifact mean
     Schema(schema::Arguments),
     #[command(external_subcommand)]
@@ -92,6 +101,9 @@ fn main() -> ExitCode {
         Command::Verify(arguments) => verify::run(&arguments),
         Command::ReproLock(arguments) => repro_lock::run(&arguments),
         Command::Fsck(arguments) => fsck::run(&arguments),
+        Command::Gc(arguments) => gc::run(&arguments),
+        Command::Pin(arguments) => pin::run(&arguments),
+        Command::New(arguments) => new_stage::run(&arguments),
         Command::Schema(arguments) => schema::run(&arguments),
         Command::External(arguments) => external::run(&arguments),
     };

@@ -159,8 +159,10 @@ impl Store {
         document: &Value,
         result: &ActionResult,
     ) -> Result<(), StoreError> {
-        self.prepare_to_write()?;
+        self.hold(&result.key)?;
         for (_, digest) in result.blobs() {
+            // Noted before it is looked for, however it got here: see `gc`.
+            self.hold_blob(&digest)?;
             self.blob(&digest)?;
         }
         let name = result.key.to_string();

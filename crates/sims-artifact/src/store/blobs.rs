@@ -69,6 +69,7 @@ impl Store {
             digest,
             bytes: metadata.len(),
         };
+        self.hold_blob(&digest)?;
         if self.has(&digest)? {
             std::fs::remove_file(path).map_err(|e| ArtifactError::io("remove", path, e))?;
             return Ok(blob);
@@ -96,7 +97,7 @@ impl Store {
     }
 
     /// Tells whether the blob is there and whole; a damaged one is quarantined.
-    fn has(&self, digest: &Digest) -> Result<bool, StoreError> {
+    pub(super) fn has(&self, digest: &Digest) -> Result<bool, StoreError> {
         match self.blob(digest) {
             Ok(_) => Ok(true),
             Err(StoreError::MissingBlob(_) | StoreError::DamagedBlob { .. }) => Ok(false),

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::actions::{parse_document, parse_result};
 use super::documents::read_if_present;
 use super::verified::FileLook;
-use super::{ActionKey, Store, StoreError};
+use super::{ActionKey, Store, StoreError, list};
 use crate::{ArtifactError, Digest};
 
 /// What kind of thing is wrong.
@@ -71,10 +71,14 @@ enum Subject {
 
 /// What one file was.
 enum Finding {
-    Blob { bytes: u64 },
+    Blob {
+        bytes: u64,
+    },
     Result,
     Document,
     Bad(Problem),
+    /// It was moved away since the folder was listed, by `gc` or to `quarantine/`.
+    Gone,
 }
 
 impl Store {
@@ -98,7 +102,7 @@ impl Store {
         let findings = Mutex::new(Vec::with_capacity(subjects.len()));
         let work = || {
             while let Some(subject) = subjects.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let finding = self.examine(subject);
+                let finding = self.examine_unless_gone(subject);
                 let mut findings = findings.lock().expect("no holder panics");
                 findings.push(finding);
                 progress(findings.len(), subjects.len());
@@ -123,6 +127,20 @@ impl Store {
             Subject::Blob(path) => self.examine_blob(path),
             Subject::Result(path) => self.examine_result(path),
             Subject::Document(path) => self.examine_document(path),
+        }
+    }
+
+    /// Examines a file; what goes wrong with one that is gone meanwhile says nothing.
+    fn examine_unless_gone(&self, subject: &Subject) -> Result<Finding, StoreError> {
+        let (Subject::Blob(path) | Subject::Result(path) | Subject::Document(path)) = subject;
+        let finding = self.examine(subject);
+        let is_good = matches!(
+            finding,
+            Ok(Finding::Blob { .. } | Finding::Result | Finding::Document)
+        );
+        match !is_good && path.symlink_metadata().is_err() {
+            true => Ok(Finding::Gone),
+            false => finding,
         }
     }
 
@@ -223,20 +241,6 @@ fn name_of(path: &Path) -> Option<&str> {
     path.file_name()?.to_str()
 }
 
-fn list(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
-    let entries = match std::fs::read_dir(folder) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        other => other.map_err(|e| ArtifactError::io("open", folder, e))?,
-    };
-    entries
-        .map(|entry| {
-            Ok(entry
-                .map_err(|e| ArtifactError::io("list", folder, e))?
-                .path())
-        })
-        .collect()
-}
-
 fn summarise(findings: Vec<Result<Finding, StoreError>>) -> Result<FsckReport, StoreError> {
     let mut report = FsckReport {
         blobs: 0,
@@ -251,7 +255,7 @@ fn summarise(findings: Vec<Result<Finding, StoreError>>) -> Result<FsckReport, S
                 report.bytes += bytes;
             }
             Finding::Result => report.results += 1,
-            Finding::Document => {}
+            Finding::Document | Finding::Gone => {}
             Finding::Bad(problem) => {
                 report.blobs += u64::from(problem.kind == ProblemKind::DamagedBlob);
                 report.bad.push(problem);

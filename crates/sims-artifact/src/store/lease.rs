@@ -20,12 +20,13 @@ impl Store {
     /// Takes the lease of an action, or returns `None` while another process holds it.
     ///
     /// Whoever gets it looks for the action's result again before computing: the former holder
-    /// may have published it.
+    /// may have published it. `gc` keeps what comes out as long as this store is open.
     ///
     /// # Errors
     /// If the lock file cannot be made.
     pub fn try_lease(&self, key: &ActionKey) -> Result<Option<Lease>, StoreError> {
         self.prepare_to_write()?;
+        self.hold(key)?;
         let path = self.root.join("leases").join(key.to_string());
         Ok(lock_file(&path)?.map(|file| Lease { _file: file, path }))
     }

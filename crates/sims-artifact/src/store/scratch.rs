@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use super::holds::{self, may_forget_holds};
 use super::lease::lock_file;
 use super::{Store, StoreError};
 use crate::ArtifactError;
@@ -25,9 +26,22 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
+        let _nothing_held = match self.path.join(holds::LIST).exists() {
+            true => match may_forget_holds(store_of(&self.path)) {
+                Some(guard) => Some(guard),
+                // The next writer removes the folder.
+                None => return,
+            },
+            false => None,
+        };
         let _left_for_later = std::fs::remove_dir_all(&self.path);
         let _left_for_later = std::fs::remove_file(&self.lock_path);
     }
+}
+
+/// Returns the store's folder: that of `tmp/`, in which a scratch folder lies.
+fn store_of(scratch: &Path) -> &Path {
+    scratch.ancestors().nth(2).unwrap_or(scratch)
 }
 
 impl Store {
@@ -60,6 +74,9 @@ impl Store {
                 }
                 // Left by a dead process that had our id.
                 Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+                    let Some(_guard) = may_forget_holds(&self.root) else {
+                        continue;
+                    };
                     let _left_for_later = std::fs::remove_dir_all(&path);
                     let _left_for_later = std::fs::remove_file(&lock_path);
                 }
@@ -69,10 +86,14 @@ impl Store {
         unreachable!("some number is free")
     }
 
-    /// Removes what processes that died left under `tmp/`; what is locked is in use and stays.
+    /// Removes what processes that died left under `tmp/`; what is locked is in use and stays, and
+    /// so does everything while a `gc` is at work.
     pub(super) fn remove_debris(&self) {
         let folder = self.root.join("tmp");
         let Ok(entries) = std::fs::read_dir(&folder) else {
+            return;
+        };
+        let Some(_guard) = may_forget_holds(&self.root) else {
             return;
         };
         for entry in entries.flatten() {

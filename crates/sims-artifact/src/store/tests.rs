@@ -18,20 +18,20 @@ const CHECK: FsckOptions = FsckOptions {
     repair: false,
 };
 
-fn store() -> (TempDir, Store) {
+pub(super) fn store() -> (TempDir, Store) {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(&folder.path().join("store")).unwrap();
     (folder, store)
 }
 
-fn add(store: &Store, bytes: &[u8]) -> Blob {
+pub(super) fn add(store: &Store, bytes: &[u8]) -> Blob {
     let scratch = store.scratch().unwrap();
     let path = scratch.path().join("file");
     File::create(&path).unwrap().write_all(bytes).unwrap();
     store.add_file(&path).unwrap()
 }
 
-fn publish(store: &Store, document: &Value, bytes: &[u8]) -> ActionResult {
+pub(super) fn publish(store: &Store, document: &Value, bytes: &[u8]) -> ActionResult {
     let blob = add(store, bytes);
     let output = ActionOutput {
         digest: blob.digest,
@@ -61,7 +61,7 @@ fn flip_byte(path: &Path) {
     file.set_modified(modified).unwrap();
 }
 
-fn fsck(store: &Store) -> FsckReport {
+pub(super) fn fsck(store: &Store) -> FsckReport {
     store.fsck(CHECK, &|_, _| {}).unwrap()
 }
 

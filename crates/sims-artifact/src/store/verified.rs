@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::Digest;
 
@@ -70,18 +70,24 @@ impl VerifiedBlobs {
         }
         shard.lines += 1;
         if shard.lines > 64 + 2 * shard.looks.len() {
-            shard.lines = shard.looks.len();
-            let text: String = shard
-                .looks
-                .iter()
-                .map(|(digest, look)| line(digest, *look))
-                .collect();
-            // A torn rewrite loses verifications, never makes one up.
-            let _cache_only =
-                File::create(&path).and_then(|mut file| file.write_all(text.as_bytes()));
+            rewrite(&path, shard);
             return;
         }
         let _cache_only = append(&path, &line(digest, look));
+    }
+
+    /// Forgets blobs that are gone; all belong to the same file of the cache.
+    pub(super) fn forget(&mut self, digests: &[Digest]) {
+        let Some(first) = digests.first() else { return };
+        let path = self.shard_path(first);
+        let shard = self.shard(first);
+        let known = shard.looks.len();
+        for digest in digests {
+            shard.looks.remove(digest);
+        }
+        if shard.looks.len() < known {
+            rewrite(&path, shard);
+        }
     }
 
     fn shard(&mut self, digest: &Digest) -> &mut Shard {
@@ -102,6 +108,15 @@ impl VerifiedBlobs {
     fn shard_path(&self, digest: &Digest) -> PathBuf {
         self.folder.join(digest.short(2))
     }
+}
+
+/// Writes the lines of a cache file anew, one a blob.
+fn rewrite(path: &Path, shard: &mut Shard) {
+    shard.lines = shard.looks.len();
+    let lines = shard.looks.iter();
+    let text: String = lines.map(|(digest, look)| line(digest, *look)).collect();
+    // A torn rewrite loses verifications, never makes one up.
+    let _cache_only = File::create(path).and_then(|mut file| file.write_all(text.as_bytes()));
 }
 
 /// One line: digest, inode, size, change time, and a check over them, since lines may be torn.
@@ -134,7 +149,7 @@ fn parse(text: &str) -> Option<(Digest, FileLook)> {
     Some((digest, look))
 }
 
-fn append(path: &std::path::Path, line: &str) -> std::io::Result<()> {
+fn append(path: &Path, line: &str) -> std::io::Result<()> {
     let open =
         || -> std::io::Result<File> { OpenOptions::new().append(true).create(true).open(path) };
     let mut file = match open() {

@@ -14,7 +14,7 @@ use sims_artifact::store::{ActionOutput, ActionResult, Blob, Scratch, Store, Sto
 
 use super::process::{self, StageEvent};
 use super::{Event, Interrupt, RunOptions, disk_space};
-use crate::action::{Action, ActionInput, Lookup, look_up};
+use crate::action::{Action, ActionInput, Lookup, claim};
 use crate::input_digests::check_artifact;
 use crate::plan::{InstanceName, Plan};
 use crate::{PipelineError, commands};
@@ -112,7 +112,7 @@ impl Attempt<'_> {
             return Err(NotDone::Interrupted);
         };
         let mut before = None;
-        match look_up(self.store, &self.action.key)? {
+        match claim(self.store, &self.action.key)? {
             Lookup::Hit(result) => return Ok(Done::ByOther(result)),
             Lookup::Damaged { result, .. } => before = result,
             Lookup::Miss => {}
@@ -175,6 +175,12 @@ impl Attempt<'_> {
         let mut command = Command::new(program);
         command
             .args(arguments)
+            .envs(
+                self.options
+                    .search
+                    .path_of_stages()
+                    .map(|path| ("PATH", path)),
+            )
             .current_dir(&self.plan.pipeline.workspace);
         let index = self.action.index;
         let mut hear = |event| match event {

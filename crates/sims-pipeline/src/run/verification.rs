@@ -6,7 +6,7 @@ use sims_artifact::store::{ActionResult, Store};
 use super::attempt::{Attempt, Failure, NotDone, Purpose};
 use super::{Event, Interrupt, RunOptions};
 use crate::PipelineError;
-use crate::action::{Action, Lookup, Resolver, look_up};
+use crate::action::{Action, Lookup, Resolver, claim};
 use crate::plan::{InstanceName, Plan};
 
 /// What came of computing an action once more.
@@ -58,7 +58,7 @@ pub fn verify(
         let found = match resolver.is_ready(index) {
             true => {
                 let action = resolver.action(index)?;
-                let found = look_up(store, &action.key)?;
+                let found = claim(store, &action.key)?;
                 Some((action, found))
             }
             false => None,

@@ -299,6 +299,9 @@ fn help_is_complete() {
       verify      Compute a sample of finished actions once more, and compare the bytes
       repro-lock  Write down what decided a run, for another machine to check
       fsck        Check every byte in the store
+      gc          Move what no run needs out of the store
+      pin         Keep what a run made, whatever becomes of its folder
+      new         Write files to start from
       schema      Show what the columns of an artifact mean
       help        Print this message or the help of the given subcommand(s)
 
