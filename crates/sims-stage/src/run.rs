@@ -10,6 +10,7 @@ use anyhow::Context;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, value_parser};
 use schemars::JsonSchema;
 use serde::Serialize;
+use sims_artifact::atomic_file::remove_abandoned;
 
 use crate::describe::{Description, Numerics, Role, extension};
 use crate::exit::{BadInput, Interrupted, code_of};
