@@ -340,6 +340,8 @@ fn help_is_complete() {
           --jobs <N>            Stages that run at the same time [default: 1]
           --threads <N>         Worker threads of each stage [default: every core, shared by the jobs]
           --batch-size <N>      Sequences that a model runs at once [default: each stage chooses]
+          --hang-after <TIME>   Stop a stage of which nothing was heard for so long, not even how far it
+                                is: 90s, 30m, 2h [default: never]
       -h, --help                Print help
 
     What is done is never done again: a run that was stopped goes on where it was, and a second run does
