@@ -144,7 +144,7 @@ impl Spent {
         parts.into_iter().flatten().collect::<Vec<_>>().join(" + ")
     }
 
-    /// Returns the cells of a row: see [`headings`].
+    /// Returns the cells of a row: as its headings name them.
     pub fn cells(&self, shown: &Shown, prices: &Prices) -> Vec<String> {
         let some = |value: f64| {
             if value > 0.0 {
