@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::Value;
 use sims_testkit::Workspace;
 
-use crate::small_pipeline;
+use crate::{LOOP_STAGES, small_pipeline};
 
 fn summary(workspace: &Workspace, run: &str, stage: &str) -> Value {
     let (round, node) = stage.split_once('/').expect("ROUND/NODE");
@@ -102,19 +102,9 @@ fn costs_are_those_of_the_first_computation_and_gains_pay_for_what_made_them() {
         });
         hours.sum()
     };
-    let loop_stages = [
-        "sample",
-        "judge",
-        "rank",
-        "contrast",
-        "extract",
-        "fit",
-        "steer-eval",
-        "guard",
-    ];
     for rounds in 1..=2 {
         let stages = (1..=rounds)
-            .flat_map(|round| loop_stages.map(|stage| format!("round-{round}/{stage}")));
+            .flat_map(|round| LOOP_STAGES.map(|stage| format!("round-{round}/{stage}")));
         let expected = core_hours("small", &stages.collect::<Vec<_>>());
         let gain = gain("small", rounds);
         assert!(

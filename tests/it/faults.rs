@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use sims_testkit::faults::{Fault, FaultShim, each_step};
 use sims_testkit::{Workspace, program, text_of};
 
-use crate::small_pipeline;
+use crate::{LOOP_STAGES, small_pipeline};
 
 /// One round with less to compute: what counts here is how often a file system is changed, not what is in the files.
 const FEW: &str = "rounds: 1
@@ -45,16 +45,6 @@ fn stages(workspace: &Workspace) -> Vec<ByHand> {
     let pipeline = pipeline.to_str().expect("temporary paths are text");
     let planned = workspace.json(&["plan", pipeline, "--commands"]);
     let planned = planned.as_array().expect("one entry a stage");
-    let names = [
-        "sample",
-        "judge",
-        "rank",
-        "contrast",
-        "extract",
-        "fit",
-        "steer-eval",
-        "guard",
-    ];
     let of = |name: &&str| {
         let entry = planned
             .iter()
@@ -72,7 +62,7 @@ fn stages(workspace: &Workspace) -> Vec<ByHand> {
             out: out.expect("a folder follows"),
         }
     };
-    names.iter().map(of).collect()
+    LOOP_STAGES.iter().map(of).collect()
 }
 
 /// Splits a shell line as `plan` writes it: words, some of them in single quotes.

@@ -14,6 +14,18 @@ use std::path::PathBuf;
 
 use sims_testkit::Workspace;
 
+/// The stages of a round, in their order.
+const LOOP_STAGES: [&str; 8] = [
+    "sample",
+    "judge",
+    "rank",
+    "contrast",
+    "extract",
+    "fit",
+    "steer-eval",
+    "guard",
+];
+
 /// The quickstart pipeline, cut down to seconds: few prompts, few samples, one draw.
 const SMALL: &str = "
 extends: REPOSITORY/pipelines/quickstart.yaml

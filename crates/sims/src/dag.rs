@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::json;
 use sims_pipeline::Dag;
 
-use crate::exit::{Exit, UsageError};
+use crate::exit::Exit;
 use crate::workspace::{Execution, PipelineOptions, Workspace};
 use crate::{print, say};
 
@@ -31,19 +31,13 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
         &arguments.options,
         &Execution::default(),
     )?;
-    let graphs: Vec<Dag> = workspace.plans.iter().map(Dag::of).collect();
     if let Some(path) = &arguments.svg {
-        let [graph] = &graphs[..] else {
-            return Err(UsageError(format!(
-                "this file stands for {} runs, and a picture shows one: choose it with --only",
-                graphs.len()
-            ))
-            .into());
-        };
+        let graph = Dag::of(workspace.only_plan("a picture shows one")?);
         std::fs::write(path, graph.svg())
             .with_context(|| format!("cannot write {}", path.display()))?;
         say(&format!("wrote {}", path.display()));
     }
+    let graphs: Vec<Dag> = workspace.plans.iter().map(Dag::of).collect();
     if arguments.options.json {
         print(&json!(graphs).to_string());
     } else if arguments.svg.is_none() {

@@ -1,6 +1,7 @@
 //! Progress over a whole run: one bar with an estimate on a terminal, plain lines elsewhere.
 
 use std::io::IsTerminal;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -14,7 +15,7 @@ const STEPS: u64 = 1000;
 const MENTION_EVERY: Duration = Duration::from_secs(30);
 
 /// Shows the events of a run.
-pub(crate) struct ProgressDisplay {
+struct ProgressDisplay {
     names: Vec<String>,
     progress: RunProgress,
     jobs: usize,
@@ -25,7 +26,7 @@ pub(crate) struct ProgressDisplay {
 
 impl ProgressDisplay {
     /// Starts the display of a run that begins.
-    pub(crate) fn new(plan: &Plan, options: &RunOptions, jobs: usize) -> Self {
+    fn new(plan: &Plan, options: &RunOptions, jobs: usize) -> Self {
         let expected = plan.expected_seconds(options);
         let stages = (0..plan.len())
             .map(|index| plan.name(index).stage)
@@ -49,7 +50,7 @@ impl ProgressDisplay {
     }
 
     /// Shows that something happened.
-    pub(crate) fn show(&mut self, event: Event) {
+    fn show(&mut self, event: Event) {
         match event {
             Event::Cached { index } | Event::LeftOut { index } => self.progress.cached(index),
             Event::Started { index } => {
@@ -103,7 +104,7 @@ impl ProgressDisplay {
     }
 
     /// Removes the bar.
-    pub(crate) fn clear(&self) {
+    fn clear(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
@@ -150,6 +151,23 @@ impl ProgressDisplay {
             ));
         }
     }
+}
+
+/// Does `work` with a plan and shows what it says happens, from whatever thread.
+pub(crate) fn shown<T>(
+    plan: &Plan,
+    options: &RunOptions,
+    work: impl FnOnce(&(dyn Fn(Event) + Sync)) -> T,
+) -> T {
+    let display = Mutex::new(ProgressDisplay::new(plan, options, options.jobs.max(1)));
+    // A display stays usable whatever a panicking thread was drawing.
+    let done = work(&|event| {
+        let mut display = display.lock().unwrap_or_else(PoisonError::into_inner);
+        display.show(event);
+    });
+    let display = display.into_inner();
+    display.unwrap_or_else(PoisonError::into_inner).clear();
+    done
 }
 
 /// Writes a duration so that a person takes it in at a glance.

@@ -36,13 +36,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
         &arguments.options,
         &Execution::default(),
     )?;
-    let [plan] = &workspace.plans[..] else {
-        return Err(UsageError(format!(
-            "this file stands for {} runs, and a lock is of one: choose it with --only",
-            workspace.plans.len()
-        ))
-        .into());
-    };
+    let plan = workspace.only_plan("a lock is of one")?;
     let Some(path) = &arguments.check else {
         let lock = ReproLock::of(plan, &workspace.store)?;
         print(lock.text().trim_end());

@@ -1,16 +1,14 @@
 //! `sims run`: compute what is not in the store.
 
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::time::Duration;
 
 use clap::Args;
 use serde_json::json;
-use sims_artifact::store::Store;
-use sims_pipeline::{Interrupt, Plan, RunOptions, RunReport, run};
+use sims_pipeline::{Interrupt, RunReport, run};
 
 use crate::exit::Exit;
-use crate::progress_bar::ProgressDisplay;
+use crate::progress_bar::shown;
 use crate::signals::raise_on_signals;
 use crate::workspace::{Execution, PipelineOptions, Workspace};
 use crate::{print, say};
@@ -82,7 +80,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
         if plans.len() > 1 {
             say(&plan.pipeline.name);
         }
-        let report = run_one(plan, &store, &options, &interrupt)?;
+        let report = shown(plan, &options, |hear| {
+            run::run(plan, &store, &options, &interrupt, hear)
+        })?;
         tell(
             &report,
             plan.len(),
@@ -117,29 +117,6 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
     } else {
         Exit::Success
     })
-}
-
-/// Runs one plan and shows its progress.
-fn run_one(
-    plan: &Plan,
-    store: &Store,
-    options: &RunOptions,
-    interrupt: &Interrupt,
-) -> anyhow::Result<RunReport> {
-    let display = Mutex::new(ProgressDisplay::new(plan, options, options.jobs));
-    let hear = |event| {
-        // A display stays usable whatever a panicking thread was drawing.
-        let mut display = display
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        display.show(event);
-    };
-    let result = run::run(plan, store, options, interrupt, &hear);
-    display
-        .into_inner()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
-        .clear();
-    Ok(result?)
 }
 
 /// Adds what one run did to what all did; how a loop ended is kept of the last.

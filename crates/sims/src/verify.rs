@@ -1,7 +1,6 @@
 //! `sims verify`: compute a sample of finished actions once more and compare the bytes.
 
 use std::path::PathBuf;
-use std::sync::Mutex;
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -9,7 +8,7 @@ use sims_pipeline::run::verify;
 use sims_pipeline::{Interrupt, Verdict, Verification};
 
 use crate::exit::Exit;
-use crate::progress_bar::ProgressDisplay;
+use crate::progress_bar::shown;
 use crate::signals::raise_on_signals;
 use crate::workspace::{Execution, PipelineOptions, Workspace};
 use crate::{print, say};
@@ -51,20 +50,10 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
     raise_on_signals(interrupt.clone())?;
     let (mut list, mut bad, mut interrupted) = (Vec::new(), 0, false);
     for plan in &plans {
-        let display = Mutex::new(ProgressDisplay::new(plan, &options, 1));
-        let hear = |event| {
-            // A display stays usable whatever a panicking thread was drawing.
-            let mut display = display
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner);
-            display.show(event);
-        };
         let draw = (arguments.sample, arguments.draw);
-        let found = verify(plan, &store, &options, &interrupt, draw, &hear)?;
-        display
-            .into_inner()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .clear();
+        let found = shown(plan, &options, |hear| {
+            verify(plan, &store, &options, &interrupt, draw, hear)
+        })?;
         let run = &plan.pipeline.name;
         for (name, verdict) in &found.verdicts {
             bad += usize::from(*verdict != Verdict::Same);

@@ -149,6 +149,19 @@ fn load(
     Ok((only(plans, &options.only)?, store))
 }
 
+impl Workspace {
+    /// Returns the plan of a file that stands for one run; `what` says in the message why there has to be one.
+    pub(crate) fn only_plan(&self, what: &str) -> Result<&Plan, UsageError> {
+        match &self.plans[..] {
+            [plan] => Ok(plan),
+            plans => Err(UsageError(format!(
+                "this file stands for {} runs, and {what}: choose it with --only",
+                plans.len()
+            ))),
+        }
+    }
+}
+
 /// Keeps the plans with all of the `wanted` choices.
 fn only(plans: Vec<Plan>, wanted: &[(String, String)]) -> Result<Vec<Plan>, UsageError> {
     let (kept, others): (Vec<_>, Vec<_>) = plans
