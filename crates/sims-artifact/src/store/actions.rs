@@ -2,15 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::documents::read_if_present;
-use super::{Store, StoreError};
-use crate::{ArtifactError, Digest, canonical_json};
+use super::{Store, StoreError, list};
+use crate::{Digest, canonical_json};
 
 /// The version of the action-result files.
 const RESULT_FORMAT: u32 = 1;
@@ -139,10 +137,11 @@ impl Store {
     /// If a folder cannot be read.
     pub fn action_keys(&self) -> Result<Vec<ActionKey>, StoreError> {
         let mut keys = Vec::new();
-        for folder in entries(&self.root.join("ac"))? {
-            for file in entries(&folder)? {
+        // What is no folder and no key here is for fsck to say.
+        let folders = list(&self.root.join("ac"))?.into_iter();
+        for folder in folders.filter(|folder| folder.is_dir()) {
+            for file in list(&folder)? {
                 let name = file.file_stem().unwrap_or_default().to_string_lossy();
-                // What is no key here is for fsck to say.
                 keys.extend(name.parse().ok().map(ActionKey));
             }
         }
@@ -211,23 +210,6 @@ impl Store {
             }),
         }
     }
-}
-
-/// Lists a folder; one that is absent is empty, and a file has nothing in it.
-fn entries(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
-    let fault = |error| ArtifactError::io("read", folder, error);
-    let listed = match std::fs::read_dir(folder) {
-        Ok(listed) => listed,
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-            return Ok(Vec::new());
-        }
-        Err(error) => return Err(fault(error).into()),
-    };
-    let mut paths = Vec::new();
-    for entry in listed {
-        paths.push(entry.map_err(fault)?.path());
-    }
-    Ok(paths)
 }
 
 fn check_of(result: &Value) -> Digest {

@@ -5,7 +5,7 @@ use crate::FitError;
 use candle_core::{D, DType, Tensor};
 use sims_model::ModelError;
 
-/// Coordinates fitted at a time: both classes' take `24·columns·samples` bytes while they are sorted.
+/// Coordinates fitted at a time, which bounds the room that sorting takes.
 pub(super) const COLUMNS: usize = 256;
 
 /// Fits each coordinate's line, from columns of equally many samples `[columns, samples]`, f64.
