@@ -1,0 +1,1 @@
+//! Action results and blobs in an object store, shared between machines.
