@@ -2,6 +2,7 @@
 
 mod attempt;
 mod book;
+mod chunks;
 mod disk_space;
 mod interrupt;
 mod process;
@@ -20,7 +21,7 @@ use crate::programs::ProgramSearch;
 use crate::run_record::Outcome;
 use crate::{PipelineError, views};
 
-pub use attempt::Failure;
+pub use attempt::{Failure, PartOutcome};
 use attempt::{Attempt, Purpose};
 use book::Book;
 pub use interrupt::Interrupt;
@@ -39,6 +40,8 @@ pub struct RunOptions {
     pub threads: Option<usize>,
     /// Sequences that a stage with a model runs at once; `None` leaves it to the stage.
     pub batch_size: Option<usize>,
+    /// Prompts or pairs that a stage finishes at a time; 0 for all. What is finished is kept.
+    pub chunk_size: usize,
     /// Stages that run at the same time.
     pub jobs: usize,
     /// How long a stage may write nothing, not even how far it is, before it is stopped; `None` for ever.
@@ -111,6 +114,13 @@ pub enum Event {
         index: usize,
         /// What it is.
         message: String,
+    },
+    /// So many chunks of the stage's work are finished already.
+    Resumed {
+        /// The instance.
+        index: usize,
+        /// The chunks.
+        chunks: usize,
     },
     /// Another process computes the same action.
     WaitingForOther {
@@ -243,6 +253,60 @@ pub fn run(
     report.not_run = plan.len() - report.executed - report.cached - report.failed;
     report.seconds = started.elapsed().as_secs_f64();
     Ok(book.report)
+}
+
+/// Computes part `part.0`, from 0, of the `part.1` parts of an action's work; what is finished is in the store then.
+///
+/// Parts of one action may be computed at the same time, in any order, anywhere that shares the store. Whoever then
+/// computes the whole action finds their chunks.
+///
+/// # Errors
+/// If the stage does not work in chunks, an input is missing or wrong, what the stage reads is not in the store, or
+/// the store cannot be written.
+pub fn compute_part(
+    plan: &Plan,
+    store: &Store,
+    options: &RunOptions,
+    interrupt: &Interrupt,
+    (index, part): (usize, (usize, usize)),
+    hear: &(dyn Fn(Event) + Sync),
+) -> Result<PartOutcome, PipelineError> {
+    let name = plan.name(index);
+    if plan.program(index).description.units.is_none() {
+        return Err(PipelineError::Usage(format!(
+            "{name} does not work in chunks, so that it has no parts"
+        )));
+    }
+    let mut resolver = Resolver::new(plan, store);
+    resolver.check_inputs()?;
+    for before in 0..index {
+        if !resolver.is_ready(before) {
+            continue;
+        }
+        let action = resolver.action(before)?;
+        if let Lookup::Hit(result) = claim(store, &action.key)? {
+            resolver.finish(before, result);
+        }
+    }
+    if resolver.is_beyond_end(index) {
+        return Ok(PartOutcome::NotNeeded);
+    }
+    if !resolver.is_ready(index) {
+        return Err(PipelineError::Usage(format!(
+            "{name} reads what other stages have not made yet"
+        )));
+    }
+    let action = resolver.action(index)?;
+    let attempt = Attempt {
+        plan,
+        store,
+        options,
+        interrupt,
+        hear,
+        action: &action,
+        purpose: Purpose::Part(part),
+    };
+    attempt.perform_part()
 }
 
 /// Looks up everything whose inputs are known; what is not in the store is queued.

@@ -70,6 +70,13 @@ impl ProgressDisplay {
                 let line = format!("warning: {}: {message}", self.names[index]);
                 self.line(&line);
             }
+            Event::Resumed { index, chunks } => {
+                let line = format!(
+                    "{}: {chunks} chunks of its work are finished already",
+                    self.names[index]
+                );
+                self.line(&line);
+            }
             Event::WaitingForOther { index } => {
                 let line = format!(
                     "{}: another process computes it; waiting for its result",

@@ -10,7 +10,7 @@ use sims_pipeline::{Interrupt, RunReport, run};
 use crate::exit::Exit;
 use crate::progress_bar::shown;
 use crate::signals::raise_on_signals;
-use crate::workspace::{Execution, PipelineOptions, Workspace};
+use crate::workspace::{CHUNK_SIZE, Execution, PipelineOptions, Workspace};
 use crate::{print, say};
 
 #[derive(Debug, Args)]
@@ -40,6 +40,9 @@ pub(crate) struct Arguments {
     /// Sequences that a model runs at once [default: each stage chooses]
     #[arg(long, value_name = "N")]
     batch_size: Option<usize>,
+    /// Prompts or pairs that a stage finishes at a time; what is finished survives an interruption. 0 for all
+    #[arg(long, value_name = "N", default_value_t = CHUNK_SIZE)]
+    chunk_size: usize,
     /// Stop a stage of which nothing was heard for so long, not even how far it is: 90s, 30m, 2h [default: never]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     hang_after: Option<Duration>,
@@ -65,6 +68,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
         jobs,
         threads: arguments.threads.or(shared),
         batch_size: arguments.batch_size,
+        chunk_size: arguments.chunk_size,
         hang_after: arguments.hang_after,
     };
     let Workspace {
