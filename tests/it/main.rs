@@ -1,5 +1,7 @@
 //! The loop as a user runs it: real stages, the built-in model, a real store.
 
+mod by_hand;
+mod chunks;
 mod closed_loop;
 mod cost;
 mod faults;

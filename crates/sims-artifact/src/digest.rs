@@ -2,12 +2,18 @@
 
 use std::fmt;
 use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::ArtifactError;
+
+/// From this size on a file is hashed by several threads. Unit: bytes.
+const LARGE: u64 = 1 << 20;
+/// What several threads hash at a time. Unit: bytes.
+const BLOCK: usize = 4 << 20;
 
 /// A BLAKE3 hash of 32 bytes, shown as 64 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -30,12 +36,31 @@ impl Digest {
     /// # Errors
     /// If the file cannot be read.
     pub fn of_file(path: &Path) -> Result<Self, ArtifactError> {
-        let file = File::open(path).map_err(|e| ArtifactError::io("open", path, e))?;
+        let mut file = File::open(path).map_err(|e| ArtifactError::io("open", path, e))?;
+        let read = |e| ArtifactError::io("read", path, e);
         let mut hasher = blake3::Hasher::new();
-        hasher
-            .update_reader(file)
-            .map_err(|e| ArtifactError::io("read", path, e))?;
-        Ok(Self(*hasher.finalize().as_bytes()))
+        let bytes = file.metadata().map_err(read)?.len();
+        if bytes < LARGE {
+            hasher.update_reader(file).map_err(read)?;
+            return Ok(Self(*hasher.finalize().as_bytes()));
+        }
+        // Read rather than mapped: a file that is cut short meanwhile would end the process.
+        let mut block = vec![0; usize::try_from(bytes).unwrap_or(BLOCK).min(BLOCK)];
+        loop {
+            let mut filled = 0;
+            while filled < block.len() {
+                match file.read(&mut block[filled..]) {
+                    Ok(0) => break,
+                    Ok(count) => filled += count,
+                    Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                    Err(e) => return Err(read(e)),
+                }
+            }
+            if filled == 0 {
+                return Ok(Self(*hasher.finalize().as_bytes()));
+            }
+            hasher.update_rayon(&block[..filled]);
+        }
     }
 
     /// Returns the first `digits` hexadecimal digits (at most 64), for people and file names.

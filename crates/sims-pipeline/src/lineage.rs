@@ -89,7 +89,10 @@ impl Makers {
 
     fn add(&mut self, store: &Store, key: &ActionKey) -> Result<(), PipelineError> {
         // A damaged result says nothing; fsck says that.
-        if let Ok(Some(result)) = store.action_result(key) {
+        if let Ok(Some(result)) = store.action_result(key)
+            // A chunk's bytes may be those of the whole, which says more.
+            && result.note.is_none()
+        {
             let ActionResult { outputs, .. } = result;
             for (role, output) in outputs {
                 self.by_digest.entry(output.digest).or_insert((*key, role));

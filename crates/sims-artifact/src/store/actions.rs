@@ -89,6 +89,9 @@ pub struct ActionResult {
     /// The actions whose results are pieces of this one.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub chunks: Vec<ActionKey>,
+    /// Of a chunk, what the stage noted beside its rows.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub note: Option<Value>,
 }
 
 impl ActionResult {
@@ -161,14 +164,24 @@ impl Store {
         document: &Value,
         result: &ActionResult,
     ) -> Result<(), StoreError> {
+        self.hold_result(result)?;
+        self.keep_document(&result.key, document)?;
+        self.write_result(result)
+    }
+
+    /// Keeps what a result names, all of which has to be there.
+    pub(super) fn hold_result(&self, result: &ActionResult) -> Result<(), StoreError> {
         self.hold(&result.key)?;
         for (_, digest) in result.blobs() {
             // Noted before it is looked for, however it got here: see `gc`.
             self.hold_blob(&digest)?;
             self.blob(&digest)?;
         }
+        Ok(())
+    }
+
+    pub(super) fn write_result(&self, result: &ActionResult) -> Result<(), StoreError> {
         let name = result.key.to_string();
-        self.keep_document(&result.key, document)?;
         let value = serde_json::to_value(result).expect("a result is plain data");
         let file = ResultFile {
             format: RESULT_FORMAT,

@@ -94,10 +94,13 @@ impl Store {
     /// # Errors
     /// As [`add_file`](Self::add_file).
     pub fn add_copy(&self, path: &Path) -> Result<Blob, StoreError> {
-        let copy = self.scratch()?;
-        let target = copy.path().join("copy");
-        std::fs::copy(path, &target).map_err(|e| ArtifactError::io("copy", path, e))?;
-        self.add_file(&target)
+        let scratch = self.prepare_to_write()?;
+        let copy = tempfile::Builder::new()
+            .tempfile_in(scratch)
+            .map_err(|e| ArtifactError::io("create a file in", scratch, e))?
+            .into_temp_path();
+        std::fs::copy(path, &copy).map_err(|e| ArtifactError::io("copy", path, e))?;
+        self.add_file(&copy)
     }
 
     /// Tells whether the blob is there and whole; a damaged one is quarantined.

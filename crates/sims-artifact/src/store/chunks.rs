@@ -1,26 +1,28 @@
 //! Chunks: finished pieces of the work of an action, found by what all its pieces have in common.
 //!
-//! A chunk is an action of its own, with a document and a result. What it is a piece of, the
-//! *base*, is a digest: of the action's document without what differs from piece to piece. Under
-//! `chunks/` lies an empty file for each piece, named by its key, in a folder named by its base.
-//! Such a note is a hint: one that is lost costs a piece computed again, and one whose result is
-//! gone says nothing.
+//! A chunk is an action of its own, with a result; what its document would say is in there. What
+//! it is a piece of, the *base*, is a digest: of the action's document without what differs from
+//! piece to piece. Under `chunks/` lies an empty file for each piece, named by its key, in a folder
+//! named by its base. Such an entry is a hint: one that is lost costs a piece computed again, and
+//! one whose result is gone says nothing.
 
 use std::fs::File;
 use std::path::PathBuf;
 
-use super::{ActionKey, Store, StoreError, create_folder, list};
+use super::{ActionKey, ActionResult, Store, StoreError, create_folder, list};
 use crate::{ArtifactError, Digest};
 
 impl Store {
-    /// Notes that the action `chunk`, which is published, is a piece of the work `base`.
+    /// Publishes `result` as a piece of the work `base`. Its blobs must be stored already.
     ///
     /// # Errors
-    /// If the note cannot be written.
-    pub fn note_chunk(&self, base: &Digest, chunk: &ActionKey) -> Result<(), StoreError> {
+    /// If a blob is missing or a file cannot be written.
+    pub fn publish_chunk(&self, base: &Digest, result: &ActionResult) -> Result<(), StoreError> {
+        self.hold_result(result)?;
+        self.write_result(result)?;
         let folder = self.chunk_folder(base);
         create_folder(&folder)?;
-        let path = folder.join(chunk.to_string());
+        let path = folder.join(result.key.to_string());
         match File::create_new(&path) {
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
             Err(e) => Err(ArtifactError::io("create", &path, e).into()),
@@ -28,10 +30,10 @@ impl Store {
         }
     }
 
-    /// Returns the finished pieces of the work `base` that were noted, in ascending order.
+    /// Returns the finished pieces of the work `base` that are known, in ascending order.
     ///
     /// # Errors
-    /// If the folder of notes cannot be read.
+    /// If their folder cannot be read.
     pub fn chunks(&self, base: &Digest) -> Result<Vec<ActionKey>, StoreError> {
         let mut keys: Vec<ActionKey> = list(&self.chunk_folder(base))?
             .iter()
@@ -42,19 +44,19 @@ impl Store {
         Ok(keys)
     }
 
-    /// Removes the notes of chunks whose results are gone.
+    /// Removes the entries of chunks whose results are gone.
     pub(super) fn forget_lost_chunks(&self) -> Result<(), StoreError> {
         for prefix in list(&self.root.join("chunks"))? {
             for base in list(&prefix)? {
-                for note in list(&base)? {
-                    let name = note.file_name().unwrap_or_default().to_string_lossy();
+                for entry in list(&base)? {
+                    let name = entry.file_name().unwrap_or_default().to_string_lossy();
                     if name.parse::<Digest>().is_ok()
                         && !self.fan_out("ac", &name, ".json").exists()
                     {
-                        let _another_was_faster = std::fs::remove_file(&note);
+                        let _another_was_faster = std::fs::remove_file(&entry);
                     }
                 }
-                // Fails while notes are left in it.
+                // Fails while entries are left in it.
                 let _left = std::fs::remove_dir(&base);
             }
         }

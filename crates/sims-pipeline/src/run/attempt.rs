@@ -434,6 +434,7 @@ impl Attempt<'_> {
             seconds,
             stop: None,
             chunks,
+            note: None,
         };
         if let Purpose::Part(_) = self.purpose {
             return Ok(result);

@@ -18,6 +18,8 @@ use crate::PipelineError;
 use crate::action::{Lookup, claim};
 use crate::input_digests::check_artifact;
 
+/// Chunks that are written to the disk at the same time.
+const FLUSHES: usize = 16;
 /// The version of a chunk's document.
 const FORMAT: u32 = 1;
 
@@ -53,17 +55,16 @@ impl<'a> Chunks<'a> {
             let Lookup::Hit(result) = claim(store, &key)? else {
                 continue;
             };
-            let (Some(output), Some(note)) = (result.outputs.values().next(), &result.summary)
-            else {
+            let (Some(output), Some(note)) = (result.outputs.values().next(), &result.note) else {
                 continue;
             };
             let extension = Path::new(&output.file).extension().unwrap_or_default();
             let rows = known.join(key.to_string()).with_extension(extension);
+            std::os::unix::fs::symlink(store.blob_path(&output.digest), &rows)
+                .map_err(|e| PipelineError::io("make a link", &rows, e))?;
             let beside = known.join(format!("{key}.json"));
-            for (digest, link) in [(&output.digest, &rows), (&note.digest, &beside)] {
-                std::os::unix::fs::symlink(store.blob_path(digest), link)
-                    .map_err(|e| PipelineError::io("make a link", link, e))?;
-            }
+            std::fs::write(&beside, note.to_string())
+                .map_err(|e| PipelineError::io("write", &beside, e))?;
             keys.push(key);
         }
         Ok(Self {
@@ -110,21 +111,43 @@ impl<'a> Chunks<'a> {
             }
         }
         notes.sort();
-        for name in notes {
-            self.keep(&folder.join(&name))?;
-            self.taken.insert(name);
+        // A disk flushes several files in hardly more time than one.
+        let threads = notes.len().min(FLUSHES);
+        let this = &*self;
+        let kept: Vec<Result<ActionKey, Rejected>> = std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..threads)
+                .map(|first| {
+                    let mine = notes.iter().skip(first).step_by(threads);
+                    let folder = &folder;
+                    scope.spawn(move || {
+                        mine.map(|name| this.keep(&folder.join(name)))
+                            .collect::<Vec<_>>()
+                    })
+                })
+                .collect();
+            let results = workers.into_iter().map(|worker| worker.join());
+            results
+                .flat_map(|kept| kept.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+                .collect()
+        });
+        for key in kept {
+            self.keys.push(key?);
         }
+        self.taken.extend(notes);
         Ok(())
     }
 
-    fn keep(&mut self, path: &Path) -> Result<(), Rejected> {
+    /// Publishes one chunk.
+    fn keep(&self, path: &Path) -> Result<ActionKey, Rejected> {
         let bytes = std::fs::read(path)
             .map_err(|e| Rejected::Error(PipelineError::io("read", path, e)))?;
         let bad = |message: String| {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             Rejected::Output(format!("its chunk {name} is not usable: {message}"))
         };
-        let note: ChunkNote = serde_json::from_slice(&bytes).map_err(|e| bad(e.to_string()))?;
+        let whole: Value = serde_json::from_slice(&bytes).map_err(|e| bad(e.to_string()))?;
+        let note: ChunkNote =
+            serde_json::from_value(whole.clone()).map_err(|e| bad(e.to_string()))?;
         if note.units.is_empty() || note.units.len() != note.rows.len() {
             return Err(bad(format!(
                 "it has {} units and the rows of {}",
@@ -156,15 +179,14 @@ impl<'a> Chunks<'a> {
         let result = ActionResult {
             key: ActionKey::of_document(&document),
             outputs: BTreeMap::from([(note.kind, output)]),
-            summary: Some(self.store.add_copy(path)?),
+            summary: None,
             seconds: note.seconds,
             stop: None,
             chunks: Vec::new(),
+            note: Some(whole),
         };
-        self.store.publish_action(&document, &result)?;
-        self.store.note_chunk(&self.base, &result.key)?;
-        self.keys.push(result.key);
-        Ok(())
+        self.store.publish_chunk(&self.base, &result)?;
+        Ok(result.key)
     }
 }
 

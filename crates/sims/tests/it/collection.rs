@@ -270,6 +270,8 @@ fn fill(toy: &Toy, actions: usize) {
             summary: Some(blob),
             seconds: 0.0,
             stop: None,
+            chunks: Vec::new(),
+            note: None,
         };
         store.publish_action(&document, &result).unwrap();
     }

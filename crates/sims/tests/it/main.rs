@@ -1,7 +1,9 @@
 //! `sims` as a user runs it, over small stages that follow the protocol.
 
+mod chunks;
 mod collection;
 mod commands;
+mod crowd;
 mod damage;
 mod diagnostics;
 mod failures;
