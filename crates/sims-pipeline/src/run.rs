@@ -6,10 +6,12 @@ mod chunks;
 mod disk_space;
 mod interrupt;
 mod process;
+mod remote;
 mod verification;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -25,6 +27,8 @@ pub use attempt::{Failure, PartOutcome};
 use attempt::{Attempt, Purpose};
 use book::Book;
 pub use interrupt::Interrupt;
+use remote::ReadThrough;
+pub use remote::{Notice, RemoteCache};
 pub use verification::{Verdict, Verification, verify};
 
 /// How a plan is run; nothing here changes what is computed.
@@ -48,6 +52,10 @@ pub struct RunOptions {
     pub hang_after: Option<Duration>,
     /// The pauses before a stage that asks for it (exit code 75) is tried again.
     pub retry_delays: Vec<Duration>,
+    /// Results that other machines share: asked before a stage runs, told of what was computed.
+    pub remote: Option<Arc<dyn RemoteCache>>,
+    /// Whether stages run; otherwise only what is there is shown.
+    pub compute: bool,
 }
 
 impl RunOptions {
@@ -189,6 +197,7 @@ pub fn run(
     store.register_run(&options.run_folder(plan))?;
     let mut book = Book::open(plan, store, options.run_folder(plan), hear);
     book.forget_dropped_stages()?;
+    let mut read_through = ReadThrough::new(store, options, hear);
     std::thread::scope(|scope| {
         let (sender, receiver) = channel();
         let mut pending: VecDeque<usize> = (0..plan.len()).collect();
@@ -206,7 +215,10 @@ pub fn run(
                 continue;
             }
             queue.retain(|index, _| !resolver.is_beyond_end(*index));
-            while !stop && running < options.jobs.max(1) {
+            if !stop && read_through.fetch(&mut queue, &mut pending) {
+                continue;
+            }
+            while !stop && options.compute && running < options.jobs.max(1) {
                 let Some((_, action)) = queue.pop_first() else {
                     break;
                 };

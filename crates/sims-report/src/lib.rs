@@ -3,6 +3,7 @@
 //! A run is a folder of views, `runs/PIPELINE/round-N/[NODE/]ROLE.parquet`. [`run_folder`] finds
 //! its metric tables, [`metrics`] joins them with polars, [`table`] lays them out for a terminal.
 //! [`seeds`] averages what a pipeline found with several seeds.
+//! [`gate`] holds a run against figures that were recorded before.
 //! [`cost_table`] shows what runs cost, and what their gains did.
 //! [`curve`] reads what a search over layers and strengths tried, and [`chart`] draws it.
 //!
@@ -13,6 +14,7 @@ pub mod chart;
 pub mod cost_table;
 pub mod curve;
 pub mod data_table;
+pub mod gate;
 pub mod html;
 pub mod markdown;
 pub mod metrics;
@@ -63,6 +65,16 @@ pub enum ReportError {
         metric: String,
         /// The cause.
         source: sims_stats::StatsError,
+    },
+    /// Recorded figures are not what they should be.
+    #[error(
+        "{path} cannot be compared with: {message}; `sims report PIPELINE --json` writes such a file"
+    )]
+    Recorded {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What is wrong with it.
+        message: String,
     },
     /// A chart of the page could not be drawn.
     #[error("cannot draw a chart of the report: {0}")]

@@ -13,7 +13,7 @@ use sims_report::parts::spent::Prices;
 use sims_report::parts::{Parts, cost, gain};
 use sims_report::run::Run;
 use sims_report::{
-    ReportError, chart, cost_table, curve, html, markdown, metrics, run_folder, seeds, table,
+    ReportError, chart, cost_table, curve, gate, html, markdown, metrics, run_folder, seeds, table,
 };
 
 /// Show the metrics of a run, round by round
@@ -21,7 +21,7 @@ use sims_report::{
 #[command(
     name = "sims report",
     version,
-    after_help = "Examples:\n  sims report pipelines/quickstart.yaml\n  sims report pipelines/quickstart.yaml --metric win_rate\n  sims report pipelines/*.yaml --metric gold_win_rate\n  sims report pipelines/sweeps/curve.yaml --curve --svg curve.svg\n  sims report runs/quickstart --json | jq '.[] | select(.round == 3)'\n  sims report pipelines/quickstart.yaml --html report.html --tables report-tables\n  sims report pipelines/quickstart.yaml pipelines/ablations/lora-dpo.yaml --cost --price-per-core-hour 0.05\n  sims report pipelines/quickstart.yaml --markdown - >> \"$GITHUB_STEP_SUMMARY\""
+    after_help = "Examples:\n  sims report pipelines/quickstart.yaml\n  sims report pipelines/quickstart.yaml --metric win_rate\n  sims report pipelines/*.yaml --metric gold_win_rate\n  sims report pipelines/sweeps/curve.yaml --curve --svg curve.svg\n  sims report runs/quickstart --json | jq '.[] | select(.round == 3)'\n  sims report pipelines/quickstart.yaml --html report.html --tables report-tables\n  sims report pipelines/quickstart.yaml pipelines/ablations/lora-dpo.yaml --cost --price-per-core-hour 0.05\n  sims report pipelines/quickstart.yaml --markdown - >> \"$GITHUB_STEP_SUMMARY\"\n  sims report pipelines/quickstart.yaml --metric gold_win_rate --against baseline.json"
 )]
 struct Arguments {
     /// Pipeline files, or folders of runs
@@ -31,8 +31,12 @@ struct Arguments {
     /// runs becomes one table
     #[arg(long)]
     metric: Option<String>,
+    /// Hold that metric of one run against those that `--json` wrote into FILE, round by round; one that fell below
+    /// its recorded interval ends the command with 1
+    #[arg(long, value_name = "FILE", requires = "metric")]
+    against: Option<PathBuf>,
     /// Show what a search over layers and strengths tried, instead of the metrics
-    #[arg(long, conflicts_with = "metric")]
+    #[arg(long, conflicts_with_all = ["metric", "against"])]
     curve: bool,
     /// Draw that curve into this SVG file
     #[arg(long, value_name = "FILE", requires = "curve")]
@@ -44,16 +48,16 @@ struct Arguments {
     #[arg(long)]
     json: bool,
     /// Write the whole report of one run as an HTML file that needs nothing else
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["metric", "curve", "json"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["metric", "curve", "json", "against"])]
     html: Option<PathBuf>,
     /// Write the report of one run in short as Markdown; `-` is standard output
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["metric", "curve", "json"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["metric", "curve", "json", "against"])]
     markdown: Option<PathBuf>,
     /// Write every table of the report of one run into this folder as Parquet
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["metric", "curve", "json"])]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["metric", "curve", "json", "against"])]
     tables: Option<PathBuf>,
     /// Show what the runs took by node and round, and what each point of gain over the base model cost
-    #[arg(long, conflicts_with_all = ["curve", "html", "markdown", "tables"])]
+    #[arg(long, conflicts_with_all = ["curve", "html", "markdown", "tables", "against"])]
     cost: bool,
     /// What an hour of one GPU costs; without prices no money is shown
     #[arg(long, value_name = "PRICE", value_parser = price)]
@@ -105,7 +109,7 @@ fn price(text: &str) -> Result<f64, String> {
 
 fn main() -> ExitCode {
     match report(&Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(passed) => ExitCode::from(u8::from(!passed)),
         // Whoever reads the report, `head` say, has seen enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
@@ -158,17 +162,7 @@ fn show_curves(arguments: &Arguments) -> anyhow::Result<()> {
 
 /// Writes the page, the Markdown and the tables of one run.
 fn write_files(arguments: &Arguments) -> anyhow::Result<()> {
-    let mut named = Vec::new();
-    for target in &arguments.runs {
-        let found = locate(target, arguments)?;
-        named.extend(found.into_iter().map(|found| (target, found)));
-    }
-    let count = named.len();
-    let (Some((target, found)), 1) = (named.pop(), count) else {
-        anyhow::bail!(
-            "--html, --markdown and --tables are about one run, but {count} are named; name the folder of one of them"
-        );
-    };
+    let (target, found) = one_run(arguments, "--html, --markdown and --tables are")?;
     let run = Run::load(
         found.title,
         &found.folder,
@@ -247,16 +241,63 @@ fn show_costs(arguments: &Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn report(arguments: &Arguments) -> anyhow::Result<()> {
+/// Does what was asked for; `false` when a figure fell.
+fn report(arguments: &Arguments) -> anyhow::Result<bool> {
+    if let (Some(recorded), Some(metric)) = (&arguments.against, &arguments.metric) {
+        return hold_against(arguments, recorded, metric);
+    }
     if arguments.cost {
-        return show_costs(arguments);
+        show_costs(arguments)?;
+    } else if arguments.curve {
+        show_curves(arguments)?;
+    } else if arguments.html.is_some() || arguments.markdown.is_some() || arguments.tables.is_some()
+    {
+        write_files(arguments)?;
+    } else {
+        show_metrics(arguments)?;
     }
-    if arguments.curve {
-        return show_curves(arguments);
+    Ok(true)
+}
+
+/// Holds one run against recorded figures; `false` when one fell below its interval.
+fn hold_against(arguments: &Arguments, recorded: &Path, metric: &str) -> anyhow::Result<bool> {
+    let (target, run) = one_run(arguments, "--against is")?;
+    let files = run_folder::metrics_files(&run.folder, &target.display().to_string())?;
+    let figures = metrics::figures(&metrics::query(&files, None)?)?;
+    let checks = gate::checks(&figures, recorded, metric)?;
+    let mut out = std::io::stdout().lock();
+    if arguments.json {
+        writeln!(out, "{}", serde_json::to_string_pretty(&checks)?)?;
     }
-    if arguments.html.is_some() || arguments.markdown.is_some() || arguments.tables.is_some() {
-        return write_files(arguments);
+    for check in &checks {
+        let line = check.in_words();
+        if !check.passed {
+            writeln!(std::io::stderr(), "error: {line} in {}", recorded.display())?;
+        } else if !arguments.json {
+            writeln!(out, "{line}")?;
+        }
     }
+    Ok(checks.iter().all(|check| check.passed))
+}
+
+/// Returns the run that the command is about, with the argument that named it.
+fn one_run<'a>(arguments: &'a Arguments, what: &str) -> anyhow::Result<(&'a Path, Named)> {
+    let mut named = Vec::new();
+    for target in &arguments.runs {
+        let found = locate(target, arguments)?;
+        named.extend(found.into_iter().map(|found| (target.as_path(), found)));
+    }
+    let count = named.len();
+    match (named.pop(), count) {
+        (Some(one), 1) => Ok(one),
+        _ => anyhow::bail!(
+            "{what} about one run, but {count} are named; name the folder of one of them"
+        ),
+    }
+}
+
+/// Shows the metrics, round by round.
+fn show_metrics(arguments: &Arguments) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     let mut all = Vec::new();
     for target in &arguments.runs {

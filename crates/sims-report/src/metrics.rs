@@ -61,22 +61,22 @@ pub fn query(files: &[MetricsFile], filter: Option<&str>) -> Result<DataFrame, R
         ])
         .collect()?;
     if let Some(filter) = filter {
-        let names = all.column("metric")?.str()?;
-        let exact = names.iter().any(|name| name == Some(filter));
-        let matches = |name: &str| {
-            if exact {
-                name == filter
-            } else {
-                name.contains(filter)
-            }
-        };
+        let names: Vec<&str> = all.column("metric")?.str()?.iter().flatten().collect();
         let keep: BooleanChunked = names
             .iter()
-            .map(|name| Some(name.is_some_and(matches)))
+            .map(|name| Some(is_meant(name, filter, &names)))
             .collect();
         all = all.filter(&keep)?;
     }
     Ok(all)
+}
+
+/// Tells whether `filter` means the metric `name`: it is its name, or else, when none of `names` is that, a part of it.
+pub fn is_meant(name: &str, filter: &str, names: &[&str]) -> bool {
+    match names.contains(&filter) {
+        true => name == filter,
+        false => name.contains(filter),
+    }
 }
 
 /// Turns the frame into rows, in its order.

@@ -19,6 +19,9 @@ mod pin;
 mod plan;
 mod plan_cost;
 mod progress_bar;
+mod pull;
+mod push;
+mod remote;
 mod repro_lock;
 mod run;
 mod schema;
@@ -78,6 +81,10 @@ enum Command {
     Fsck(fsck::Arguments),
     /// Move what no run needs out of the store
     Gc(gc::Arguments),
+    /// Put results into a remote cache
+    Push(push::Arguments),
+    /// Bring what a run would need from a remote cache, and run nothing
+    Pull(pull::Arguments),
     /// Keep what a run made, whatever becomes of its folder
     Pin(pin::Arguments),
     /// Write files to start from
@@ -102,6 +109,8 @@ fn main() -> ExitCode {
         Command::ReproLock(arguments) => repro_lock::run(&arguments),
         Command::Fsck(arguments) => fsck::run(&arguments),
         Command::Gc(arguments) => gc::run(&arguments),
+        Command::Push(arguments) => push::run(&arguments),
+        Command::Pull(arguments) => pull::run(&arguments),
         Command::Pin(arguments) => pin::run(&arguments),
         Command::New(arguments) => new_stage::run(&arguments),
         Command::Schema(arguments) => schema::run(&arguments),

@@ -1,14 +1,17 @@
 //! `sims run`: compute what is not in the store.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 use serde_json::json;
-use sims_pipeline::{Interrupt, RunReport, run};
+use sims_artifact::store::Store;
+use sims_pipeline::{Interrupt, Plan, RemoteCache, RunOptions, RunReport, run};
 
 use crate::exit::Exit;
 use crate::progress_bar::shown;
+use crate::remote::{RemoteOptions, Shared};
 use crate::signals::raise_on_signals;
 use crate::workspace::{CHUNK_SIZE, Execution, PipelineOptions, Workspace};
 use crate::{print, say};
@@ -21,6 +24,9 @@ use crate::{print, say};
                   Relative paths in a pipeline file start at its workspace: the parent of the nearest folder above \
                   it that is named `pipelines`, else its own folder. What is not there is looked up from the \
                   current folder.\n\n\
+                  With a remote cache, what it has is fetched instead of computed, and what is computed is put into it. \
+                  Its credentials come from the environment (AWS_…, GOOGLE_…, AZURE_…). When it cannot be used, the run \
+                  goes on without it.\n\n\
                   Examples:\n  sims run pipelines/quickstart.yaml\n  \
                   sims run pipelines/quickstart.yaml --rounds 1 --json\n  \
                   sims run pipelines/sweeps/operator.yaml --only operator=act"
@@ -46,10 +52,15 @@ pub(crate) struct Arguments {
     /// Stop a stage of which nothing was heard for so long, not even how far it is: 90s, 30m, 2h [default: never]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     hang_after: Option<Duration>,
+    #[command(flatten)]
+    remote: RemoteOptions,
+    /// Put nothing into the remote cache
+    #[arg(long)]
+    remote_read_only: bool,
 }
 
 /// Reads a time such as `90s`, `30m` or `2h`.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let units = [("s", 1.0), ("m", 60.0), ("h", 3600.0)];
     let seconds = units.iter().find_map(|(unit, seconds)| {
         let number: f64 = text.strip_suffix(unit)?.parse().ok()?;
@@ -63,10 +74,10 @@ fn duration(text: &str) -> Result<Duration, String> {
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
     let jobs = arguments.jobs.max(1);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let shared = (jobs > 1).then(|| (cores / jobs).max(1));
+    let share = (jobs > 1).then(|| (cores / jobs).max(1));
     let execution = Execution {
         jobs,
-        threads: arguments.threads.or(shared),
+        threads: arguments.threads.or(share),
         batch_size: arguments.batch_size,
         chunk_size: arguments.chunk_size,
         hang_after: arguments.hang_after,
@@ -74,18 +85,65 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
     let Workspace {
         plans,
         store,
-        options,
+        mut options,
     } = Workspace::open(&arguments.pipeline, &arguments.options, &execution)?;
     let interrupt = Interrupt::new();
     raise_on_signals(interrupt.clone())?;
+    let shared = open_shared(arguments, &store, &interrupt)?;
+    options.remote = shared.clone().map(|shared| shared as Arc<dyn RemoteCache>);
 
+    let all = run_all(&plans, &store, &options, &interrupt);
+    let fetched = shared.as_ref().map_or(0, |shared| shared.fetched());
+    // What was computed is sent even when the runner failed later.
+    let uploaded = shared.map_or(0, |shared| shared.finish());
+    let all = all?;
+    if fetched + uploaded > 0 {
+        say(&format!(
+            "remote cache: {fetched} results fetched, {uploaded} sent"
+        ));
+    }
+    if arguments.options.json {
+        print(&as_json(&all, fetched).to_string());
+    }
+    Ok(if all.interrupted {
+        Exit::Interrupted
+    } else if all.failed > 0 {
+        Exit::Failure
+    } else {
+        Exit::Success
+    })
+}
+
+/// Opens the remote cache that the command names, if it does.
+fn open_shared(
+    arguments: &Arguments,
+    store: &Store,
+    interrupt: &Interrupt,
+) -> anyhow::Result<Option<Arc<Shared>>> {
+    let Some(remote) = arguments.remote.open(interrupt)? else {
+        return Ok(None);
+    };
+    let from = match arguments.remote_read_only {
+        true => None,
+        false => Some(Store::open(store.root())?),
+    };
+    Ok(Some(Arc::new(Shared::new(remote, from))))
+}
+
+/// Runs the plans, one after the other.
+fn run_all(
+    plans: &[Plan],
+    store: &Store,
+    options: &RunOptions,
+    interrupt: &Interrupt,
+) -> anyhow::Result<RunReport> {
     let mut all = RunReport::default();
-    for plan in &plans {
+    for plan in plans {
         if plans.len() > 1 {
             say(&plan.pipeline.name);
         }
-        let report = shown(plan, &options, |hear| {
-            run::run(plan, &store, &options, &interrupt, hear)
+        let report = shown(plan, options, |hear| {
+            run::run(plan, store, options, interrupt, hear)
         })?;
         tell(
             &report,
@@ -111,16 +169,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
             plans.len()
         ));
     }
-    if arguments.options.json {
-        print(&as_json(&all).to_string());
-    }
-    Ok(if all.interrupted {
-        Exit::Interrupted
-    } else if all.failed > 0 {
-        Exit::Failure
-    } else {
-        Exit::Success
-    })
+    Ok(all)
 }
 
 /// Adds what one run did to what all did; how a loop ended is kept of the last.
@@ -135,10 +184,11 @@ fn add(all: &mut RunReport, one: RunReport) {
     all.end = one.end;
 }
 
-fn as_json(report: &RunReport) -> serde_json::Value {
+fn as_json(report: &RunReport, fetched: usize) -> serde_json::Value {
     json!({
         "executed": report.executed,
         "cached": report.cached,
+        "fetched": fetched,
         "failed": report.failed,
         "not_run": report.not_run,
         "interrupted": report.interrupted,

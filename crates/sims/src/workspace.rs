@@ -119,6 +119,8 @@ impl Workspace {
             jobs: execution.jobs,
             hang_after: execution.hang_after,
             retry_delays: RETRY_DELAYS.to_vec(),
+            remote: None,
+            compute: true,
         };
         Ok(Self {
             plans,

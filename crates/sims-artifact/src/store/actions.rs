@@ -104,6 +104,41 @@ impl ActionResult {
         let summary = self.summary.iter();
         outputs.chain(summary.map(|blob| ("summary".to_owned(), blob.digest)))
     }
+
+    /// Returns the content of the result's file: JSON with a check over itself.
+    pub fn to_record(&self) -> Vec<u8> {
+        let value = serde_json::to_value(self).expect("a result is plain data");
+        let file = ResultFile {
+            format: RESULT_FORMAT,
+            check: check_of(&value),
+            result: value,
+        };
+        let mut bytes = serde_json::to_vec(&file).expect("a result is plain data");
+        bytes.push(b'\n');
+        bytes
+    }
+
+    /// Reads the content of a result's file; a result of another action than `key` is refused.
+    ///
+    /// # Errors
+    /// What is wrong with it, for people.
+    pub fn from_record(key: &ActionKey, bytes: &[u8]) -> Result<Self, String> {
+        let file: ResultFile = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
+        if file.format != RESULT_FORMAT {
+            return Err(format!(
+                "format {} where {RESULT_FORMAT} is supported",
+                file.format
+            ));
+        }
+        if check_of(&file.result) != file.check {
+            return Err("its check does not match".to_owned());
+        }
+        let result: Self = serde_json::from_value(file.result).map_err(|e| e.to_string())?;
+        if result.key != *key {
+            return Err(format!("it belongs to action {}", result.key));
+        }
+        Ok(result)
+    }
 }
 
 /// The content of an action-result file.
@@ -127,7 +162,7 @@ impl Store {
         let Some(bytes) = read_if_present(&path)? else {
             return Ok(None);
         };
-        match parse_result(key, &bytes) {
+        match ActionResult::from_record(key, &bytes) {
             Ok(result) => Ok(Some(result)),
             Err(message) => Err(StoreError::DamagedRecord {
                 key: *key,
@@ -182,17 +217,7 @@ impl Store {
 
     pub(super) fn write_result(&self, result: &ActionResult) -> Result<(), StoreError> {
         let name = result.key.to_string();
-        let value = serde_json::to_value(result).expect("a result is plain data");
-        let file = ResultFile {
-            format: RESULT_FORMAT,
-            check: check_of(&value),
-            result: value,
-        };
-        let text = serde_json::to_string(&file).expect("a result is plain data");
-        self.write_file(
-            &self.fan_out("ac", &name, ".json"),
-            format!("{text}\n").as_bytes(),
-        )
+        self.write_file(&self.fan_out("ac", &name, ".json"), &result.to_record())
     }
 
     /// Writes the document of an action unless the same bytes are there already.
@@ -230,25 +255,6 @@ impl Store {
 
 fn check_of(result: &Value) -> Digest {
     Digest::derived("sims 2026 action result", canonical_json(result).as_bytes())
-}
-
-/// Reads an action-result file; the error says what is wrong with it.
-pub(super) fn parse_result(key: &ActionKey, bytes: &[u8]) -> Result<ActionResult, String> {
-    let file: ResultFile = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
-    if file.format != RESULT_FORMAT {
-        return Err(format!(
-            "format {} where {RESULT_FORMAT} is supported",
-            file.format
-        ));
-    }
-    if check_of(&file.result) != file.check {
-        return Err("its check does not match".to_owned());
-    }
-    let result: ActionResult = serde_json::from_value(file.result).map_err(|e| e.to_string())?;
-    if result.key != *key {
-        return Err(format!("it belongs to action {}", result.key));
-    }
-    Ok(result)
 }
 
 /// Reads an action document; the error says what is wrong with it.

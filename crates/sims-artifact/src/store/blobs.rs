@@ -54,11 +54,23 @@ impl Store {
     /// # Errors
     /// If the file is not a regular file, is still written to, or cannot be read or moved.
     pub fn add_file(&self, path: &Path) -> Result<Blob, StoreError> {
+        self.add(path, None)
+    }
+
+    /// Moves the file at `path` into the store if it holds the bytes that `expected` names; they are hashed first.
+    ///
+    /// # Errors
+    /// [`StoreError::OtherBytes`], and those of [`Store::add_file`]; the store then stays as it is.
+    pub fn add_expected(&self, path: &Path, expected: &Blob) -> Result<(), StoreError> {
+        self.add(path, Some(expected)).map(|_| ())
+    }
+
+    fn add(&self, path: &Path, expected: Option<&Blob>) -> Result<Blob, StoreError> {
         self.prepare_to_write()?;
         let metadata = regular_file(path)?;
         if metadata.nlink() > 1 || metadata.file_type().is_symlink() {
             // Someone else has a name for these bytes and could change them.
-            return self.add_copy(path);
+            return self.copy_in(path, expected);
         }
         let digest = Digest::of_file(path)?;
         let after = regular_file(path)?;
@@ -69,6 +81,12 @@ impl Store {
             digest,
             bytes: metadata.len(),
         };
+        if let Some(expected) = expected.filter(|expected| **expected != blob) {
+            return Err(StoreError::OtherBytes {
+                expected: expected.digest,
+                found: digest,
+            });
+        }
         self.hold_blob(&digest)?;
         if self.has(&digest)? {
             std::fs::remove_file(path).map_err(|e| ArtifactError::io("remove", path, e))?;
@@ -79,7 +97,9 @@ impl Store {
         let folder = target.parent().expect("a blob lies in a folder");
         create_folder(folder)?;
         match std::fs::rename(path, &target) {
-            Err(e) if e.kind() == std::io::ErrorKind::CrossesDevices => return self.add_copy(path),
+            Err(e) if e.kind() == std::io::ErrorKind::CrossesDevices => {
+                return self.copy_in(path, expected);
+            }
             other => other.map_err(|e| ArtifactError::io("store", &target, e))?,
         }
         sync_folder(folder)?;
@@ -94,13 +114,17 @@ impl Store {
     /// # Errors
     /// As [`add_file`](Self::add_file).
     pub fn add_copy(&self, path: &Path) -> Result<Blob, StoreError> {
+        self.copy_in(path, None)
+    }
+
+    fn copy_in(&self, path: &Path, expected: Option<&Blob>) -> Result<Blob, StoreError> {
         let scratch = self.prepare_to_write()?;
         let copy = tempfile::Builder::new()
             .tempfile_in(scratch)
             .map_err(|e| ArtifactError::io("create a file in", scratch, e))?
             .into_temp_path();
         std::fs::copy(path, &copy).map_err(|e| ArtifactError::io("copy", path, e))?;
-        self.add_file(&copy)
+        self.add(&copy, expected)
     }
 
     /// Tells whether the blob is there and whole; a damaged one is quarantined.

@@ -44,6 +44,14 @@ pub enum StoreError {
         /// Where the damaged file is.
         quarantined: PathBuf,
     },
+    /// A file to add under a known digest holds something else.
+    #[error("bytes that should have the digest {expected} have {found}")]
+    OtherBytes {
+        /// The digest that was asked for.
+        expected: Digest,
+        /// The digest of the file.
+        found: Digest,
+    },
     /// A file to add is a folder, a pipe, or another special file.
     #[error("{0} is not a regular file")]
     NotAFile(PathBuf),

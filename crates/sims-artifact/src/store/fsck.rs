@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde::Serialize;
 
-use super::actions::{parse_document, parse_result};
+use super::actions::parse_document;
 use super::documents::read_if_present;
 use super::verified::FileLook;
-use super::{ActionKey, Store, StoreError, list};
+use super::{ActionKey, ActionResult, Store, StoreError, list};
 use crate::{ArtifactError, Digest};
 
 /// What kind of thing is wrong.
@@ -181,7 +181,7 @@ impl Store {
             ));
         };
         let bytes = read_if_present(path)?.unwrap_or_default();
-        let result = match parse_result(&key, &bytes) {
+        let result = match ActionResult::from_record(&key, &bytes) {
             Ok(result) => result,
             Err(message) => return Ok(self.bad(path, ProblemKind::DamagedRecord, &message)),
         };

@@ -23,11 +23,10 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
-use super::actions::parse_result;
 use super::documents::read_if_present;
 use super::holds::Held;
 use super::trash::changed_at;
-use super::{ActionKey, Store, StoreError, create_folder, list};
+use super::{ActionKey, ActionResult, Store, StoreError, create_folder, list};
 use crate::atomic_file::sync_folder;
 use crate::{ArtifactError, Digest};
 
@@ -120,7 +119,7 @@ impl Marks<'_> {
         let path = self.store.fan_out("ac", &key.to_string(), ".json");
         if let Some(bytes) = read_if_present(&path)?
             // A damaged result names nothing; fsck says so, and a run computes it again.
-            && let Ok(result) = parse_result(&key, &bytes)
+            && let Ok(result) = ActionResult::from_record(&key, &bytes)
         {
             self.blobs.extend(result.blobs().map(|(_, digest)| digest));
             self.read.insert(key);

@@ -316,3 +316,46 @@ fn a_linked_file_is_copied_since_others_can_write_to_it() {
         std::fs::write(&outside, "shared bytes").unwrap();
     }
 }
+
+#[test]
+fn a_file_enters_under_a_known_digest_or_not_at_all() {
+    let (_folder, store) = store();
+    let blob = Blob {
+        digest: Digest::of_bytes(b"some bytes"),
+        bytes: 10,
+    };
+    let scratch = store.scratch().unwrap();
+    let path = scratch.path().join("file");
+    for wrong in [&b"some bytez"[..], b"some", b"some bytes and more", b""] {
+        std::fs::write(&path, wrong).unwrap();
+        let error = store.add_expected(&path, &blob).unwrap_err();
+        assert!(
+            matches!(error, StoreError::OtherBytes { expected, .. } if expected == blob.digest)
+        );
+        assert_eq!(fsck(&store).blobs, 0);
+    }
+    std::fs::write(&path, b"some bytes").unwrap();
+    store.add_expected(&path, &blob).unwrap();
+    assert!(store.blob(&blob.digest).is_ok());
+}
+
+#[test]
+fn a_record_is_read_back_and_no_other_in_its_place() {
+    let (_folder, store) = store();
+    let result = publish(&store, &json!({"stage": "sample"}), b"bytes");
+    let record = result.to_record();
+    let path = store.fan_out("ac", &result.key.to_string(), ".json");
+    assert_eq!(record, std::fs::read(path).unwrap());
+    assert_eq!(
+        ActionResult::from_record(&result.key, &record),
+        Ok(result.clone())
+    );
+    let other = ActionKey::of_document(&json!({"stage": "rank"}));
+    assert!(ActionResult::from_record(&other, &record).is_err());
+    for place in 0..record.len() - 1 {
+        let mut damaged = record.clone();
+        damaged[place] ^= 1;
+        let read = ActionResult::from_record(&result.key, &damaged);
+        assert!(read.is_err(), "byte {place} is not checked");
+    }
+}

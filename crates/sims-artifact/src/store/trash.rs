@@ -6,9 +6,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use super::actions::parse_result;
 use super::documents::read_if_present;
-use super::{ActionKey, Store, StoreError, create_folder, list};
+use super::{ActionKey, ActionResult, Store, StoreError, create_folder, list};
 use crate::ArtifactError;
 use crate::atomic_file::sync_folder;
 
@@ -22,7 +21,7 @@ impl Store {
         let Some(bytes) = read_if_present(&self.trash_path(&place))? else {
             return Ok(false);
         };
-        let Ok(result) = parse_result(key, &bytes) else {
+        let Ok(result) = ActionResult::from_record(key, &bytes) else {
             return Ok(false);
         };
         self.hold(key)?;

@@ -16,7 +16,7 @@ use sims_artifact::store::{
 
 use super::chunks::Chunks;
 use super::process::{self, StageEvent};
-use super::{Event, Interrupt, RunOptions, disk_space};
+use super::{Event, Interrupt, RunOptions, disk_space, remote};
 use crate::action::{Action, ActionInput, Lookup, claim};
 use crate::input_digests::check_artifact;
 use crate::plan::{InstanceName, Plan};
@@ -130,7 +130,14 @@ impl Attempt<'_> {
             return Err(NotDone::Interrupted);
         };
         let mut before = None;
-        match claim(self.store, &self.action.key)? {
+        let mut found = claim(self.store, &self.action.key)?;
+        // Another machine may have finished it since it was queued.
+        if !matches!(found, Lookup::Hit(_))
+            && remote::fetch(self.store, self.options, self.action, self.hear)
+        {
+            found = claim(self.store, &self.action.key)?;
+        }
+        match found {
             Lookup::Hit(result) => return Ok(Done::ByOther(result)),
             Lookup::Damaged { result, .. } => before = result,
             Lookup::Miss => {}
@@ -469,6 +476,7 @@ impl Attempt<'_> {
         }
         if self.purpose == Purpose::Publish {
             self.store.publish_action(&self.action.document, &result)?;
+            remote::offer(self.options, self.action, self.hear);
         }
         Ok(result)
     }

@@ -86,3 +86,79 @@ fn a_run_without_a_finished_round_says_how_to_get_one() {
     let expected = ["no metrics of any finished round", "sims run"];
     run.refuses(&expected);
 }
+
+/// Holds the run against a recorded interval and returns exit code, output and messages.
+fn held_against(run: &Run, recorded: &str) -> (i32, String, String) {
+    let baseline = run.folder.path().join("baseline.json");
+    fs::write(&baseline, recorded).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_sims-report"))
+        .arg(run.folder.path())
+        .args(["--metric", "win_rate", "--against"])
+        .arg(&baseline)
+        .output()
+        .unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let code = output.status.code().unwrap();
+    (code, text(&output.stdout), text(&output.stderr))
+}
+
+/// Returns a recorded figure of the round with this lower end.
+fn figure(round: u32, metric: &str, low: &str) -> String {
+    format!(
+        r#"{{"round": {round}, "node": "steer-eval", "metric": "{metric}", "value": 0.7, "ci_low": {low},
+            "ci_high": 0.75, "n": 40, "method": "paired-bootstrap", "baseline": "base"}}"#
+    )
+}
+
+#[test]
+fn a_figure_below_its_recorded_interval_is_named_with_both() {
+    let run = Run::new();
+    let shown = run.report();
+    assert!(shown.status.success());
+    let (code, out, _) = held_against(
+        &run,
+        &format!("[{}]", figure(1, "self_judge_win_rate", "0.625")),
+    );
+    assert_eq!(code, 0, "the lower end itself is no fall");
+    assert!(
+        out.contains("is 0.625, not below the recorded [0.625, 0.750]"),
+        "{out}"
+    );
+    let recorded = [
+        figure(1, "self_judge_win_rate", "0.626"),
+        figure(2, "self_judge_win_rate", "0.5"),
+        figure(1, "loop_rate", "0.9"),
+    ];
+    let (code, out, err) = held_against(&run, &format!("[{}]", recorded.join(",")));
+    assert_eq!((code, out.as_str()), (1, ""));
+    for expected in [
+        "error: self_judge_win_rate of round 1 (steer-eval) is 0.625, below the recorded [0.626, 0.750] in ",
+        "error: self_judge_win_rate of round 2 (steer-eval) is missing; recorded was [0.500, 0.750] in ",
+    ] {
+        assert!(err.contains(expected), "{err}");
+    }
+    assert!(!err.contains("loop_rate"), "{err}");
+}
+
+#[test]
+fn what_is_no_record_of_one_run_is_refused() {
+    let run = Run::new();
+    let one = figure(1, "self_judge_win_rate", "0.5");
+    for (recorded, expected) in [
+        ("{", "cannot be compared with"),
+        ("[]", "no figure `win_rate` with an interval"),
+        (
+            &format!("[{}]", figure(1, "loop_rate", "0.5")),
+            "no figure `win_rate`",
+        ),
+        (
+            &format!("[{}]", figure(1, "win_rate", "null")),
+            "with an interval",
+        ),
+        (&format!("[{one}, {one}]"), "twice: record one run"),
+    ] {
+        let (code, _, err) = held_against(&run, recorded);
+        assert_eq!(code, 2, "{err}");
+        assert!(err.contains(expected), "{err}");
+    }
+}

@@ -300,6 +300,8 @@ fn help_is_complete() {
       repro-lock  Write down what decided a run, for another machine to check
       fsck        Check every byte in the store
       gc          Move what no run needs out of the store
+      push        Put results into a remote cache
+      pull        Bring what a run would need from a remote cache, and run nothing
       pin         Keep what a run made, whatever becomes of its folder
       new         Write files to start from
       schema      Show what the columns of an artifact mean
@@ -326,23 +328,29 @@ fn help_is_complete() {
       <PIPELINE>  Pipeline file
 
     Options:
-          --store <DIR>         Folder of the store [default: $SIMS_STORE, else .sims in the pipeline's
-                                workspace]
-          --runs <DIR>          Folder of the views [default: runs in the pipeline's workspace]
-          --rounds <N>          Rounds to run instead of the pipeline's
-          --seed <N>            Root seed instead of the pipeline's; results are shown under
-                                runs/NAME-seed-N
-          --only <AXIS=CHOICE>  Of a pipeline that varies, only the runs with this choice: AXIS=CHOICE,
-                                or seed=N
-          --device <DEVICE>     Where stages compute: auto, cpu, cuda or cuda:N; cuda:N,M spreads the
-                                layers, cuda:N+cuda:M the prompts [default: auto]
-          --json                Print JSON on stdout, and nothing else there
-          --jobs <N>            Stages that run at the same time [default: 1]
-          --threads <N>         Worker threads of each stage [default: every core, shared by the jobs]
-          --batch-size <N>      Sequences that a model runs at once [default: each stage chooses]
-          --hang-after <TIME>   Stop a stage of which nothing was heard for so long, not even how far it
-                                is: 90s, 30m, 2h [default: never]
-      -h, --help                Print help
+          --store <DIR>            Folder of the store [default: $SIMS_STORE, else .sims in the
+                                   pipeline's workspace]
+          --runs <DIR>             Folder of the views [default: runs in the pipeline's workspace]
+          --rounds <N>             Rounds to run instead of the pipeline's
+          --seed <N>               Root seed instead of the pipeline's; results are shown under
+                                   runs/NAME-seed-N
+          --only <AXIS=CHOICE>     Of a pipeline that varies, only the runs with this choice:
+                                   AXIS=CHOICE, or seed=N
+          --device <DEVICE>        Where stages compute: auto, cpu, cuda or cuda:N; cuda:N,M spreads the
+                                   layers, cuda:N+cuda:M the prompts [default: auto]
+          --json                   Print JSON on stdout, and nothing else there
+          --jobs <N>               Stages that run at the same time [default: 1]
+          --threads <N>            Worker threads of each stage [default: every core, shared by the
+                                   jobs]
+          --batch-size <N>         Sequences that a model runs at once [default: each stage chooses]
+          --hang-after <TIME>      Stop a stage of which nothing was heard for so long, not even how far
+                                   it is: 90s, 30m, 2h [default: never]
+          --remote <URL>           Remote cache shared with other machines: s3://…, gs://…, az://…,
+                                   https://… or a folder [default: $SIMS_REMOTE]
+          --remote-timeout <TIME>  Give up on the remote cache when it does not answer for so long
+                                   [default: 30s]
+          --remote-read-only       Put nothing into the remote cache
+      -h, --help                   Print help
 
     What is done is never done again: a run that was stopped goes on where it was, and a second run does
     nothing. Results are shown under runs/PIPELINE; a file with `vary` or `seeds` stands for several
@@ -351,6 +359,10 @@ fn help_is_complete() {
     Relative paths in a pipeline file start at its workspace: the parent of the nearest folder above it
     that is named `pipelines`, else its own folder. What is not there is looked up from the current
     folder.
+
+    With a remote cache, what it has is fetched instead of computed, and what is computed is put into
+    it. Its credentials come from the environment (AWS_…, GOOGLE_…, AZURE_…). When it cannot be used,
+    the run goes on without it.
 
     Examples:
       sims run pipelines/quickstart.yaml
