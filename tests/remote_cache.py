@@ -177,6 +177,9 @@ class Proxy(socketserver.ThreadingTCPServer):
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    # Header and body go out together, and at once.
+    wbufsize = -1
+    disable_nagle_algorithm = True
 
     def log_message(self, *_):
         pass

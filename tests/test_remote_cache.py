@@ -10,6 +10,7 @@ import pytest
 import requests
 from moto.server import ThreadedMotoServer
 from remote_cache import ACCESS_KEY, SECRET, STAGES, Machine, Proxy, wait_until
+from werkzeug.serving import WSGIRequestHandler
 
 SOON = ["--remote-timeout", "1s"]
 TWO_ROUNDS = ["--rounds", "2"]
@@ -18,6 +19,7 @@ TWO_ROUNDS = ["--rounds", "2"]
 @pytest.fixture(scope="module")
 def server():
     """The port of an S3 server."""
+    WSGIRequestHandler.disable_nagle_algorithm = True
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     yield server.get_host_and_port()[1]

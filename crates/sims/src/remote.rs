@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -98,8 +98,12 @@ impl Shared {
 
     /// Waits for the uploads, and shows how far they are; returns how many actions were uploaded.
     pub(crate) fn finish(&self) -> usize {
-        let uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(uploads) = { uploads }.take() else {
+        let taken = self
+            .uploads
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let Some(uploads) = taken else {
             return 0;
         };
         let report = finish_shown(uploads);
@@ -135,7 +139,17 @@ impl RemoteCache for Shared {
         document: &Value,
         tell: &(dyn Fn(Notice) + Sync),
     ) -> bool {
-        let arrived = |bytes, of| tell(Notice::Arrived { bytes, of });
+        let started = Instant::now();
+        let arrived = |bytes: u64, of: u64| {
+            let rate = bytes as f64 / started.elapsed().as_secs_f64();
+            let left = of.saturating_sub(bytes) as f64 / rate;
+            let seconds_left = Some(left).filter(|left| left.is_finite());
+            tell(Notice::Arrived {
+                bytes,
+                of,
+                seconds_left,
+            });
+        };
         match self.remote.fetch(store, key, document, &arrived) {
             Ok(Some(_)) => {
                 self.fetched.fetch_add(1, Ordering::Relaxed);

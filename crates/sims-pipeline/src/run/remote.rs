@@ -34,7 +34,7 @@ pub trait RemoteCache: fmt::Debug + Send + Sync {
 }
 
 /// Something that a remote cache has to say.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Notice {
     /// So many bytes of so many have arrived.
     Arrived {
@@ -42,6 +42,8 @@ pub enum Notice {
         bytes: u64,
         /// Bytes in all.
         of: u64,
+        /// How long the rest will take, where that can be said. Unit: seconds.
+        seconds_left: Option<f64>,
     },
     /// The user should know something.
     Warning(String),
@@ -84,8 +86,9 @@ impl<'a> ReadThrough<'a> {
         let wanted = Mutex::new(fresh.collect::<Vec<_>>().into_iter());
         let found = Mutex::new(Vec::new());
         let (wanted, found) = (&wanted, &found);
+        let next = || lock(wanted).next();
         let ask = || {
-            while let Some(action) = { lock(wanted).next() } {
+            while let Some(action) = next() {
                 if fetch(self.store, self.options, action, self.hear) {
                     lock(found).push(action.index);
                 }
@@ -132,9 +135,16 @@ pub(super) fn offer(options: &RunOptions, action: &Action, hear: &(dyn Fn(Event)
 
 fn event(index: usize, notice: Notice) -> Event {
     match notice {
-        Notice::Arrived { bytes, of } => Event::Progress {
+        Notice::Arrived {
+            bytes,
+            of,
+            seconds_left,
+        } => Event::Progress {
             index,
-            label: "kB fetched".to_owned(),
+            label: match seconds_left {
+                Some(seconds) => format!("fetching ({seconds:.0} s left), kB"),
+                None => "fetching, kB".to_owned(),
+            },
             done: bytes / 1000,
             total: of.div_ceil(1000),
         },
