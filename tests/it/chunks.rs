@@ -22,7 +22,7 @@ round:
   sample: {samples: 4, max-new-tokens: 24, shard-size: PROMPTS}
   judge: {meets: 2, controls: 8, retest: 4}
   rank: {}
-  contrast: {}
+  contrast: {min-yield: 0.05}
   extract: {positions: response}
 ";
 

@@ -64,6 +64,8 @@ fn publish(store: &Store, document: &Value, bytes: &[u8]) -> ActionResult {
         summary: Some(summary),
         seconds: 1.5,
         stop: None,
+        chunks: Vec::new(),
+        note: None,
     };
     store.publish_action(document, &result).unwrap();
     result
