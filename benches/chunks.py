@@ -50,7 +50,7 @@ for number in range(int(open(flags["--units"]).read())):
     with open(path + ".tmp", "w") as file:
         json.dump({"kind": "pieces", "schema": "pieces@1", "units": [digest], "rows": [100]}, file)
     os.rename(path + ".tmp", path + ".json")
-    print('{"event": "chunk"}', file=sys.stderr, flush=True)
+    print(json.dumps({"event": "chunk", "name": str(number)}), file=sys.stderr, flush=True)
 with open(f"{out}/pieces.parquet", "w") as file:
     file.write(flags["--units"])
 """

@@ -12,7 +12,7 @@
 //! new/              the same, of chunks that this process finished; the note comes last
 //! ```
 //!
-//! After each one of the JSON events says `{"event": "chunk"}`. Whoever started the stage keeps what is new and
+//! After each one of the JSON events says `{"event": "chunk", "name": "NAME"}`. Whoever started the stage keeps what is new and
 //! brings it back as known the next time. Without the flag there is one chunk, and nothing outlives the process.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -210,7 +210,7 @@ impl StageIo {
         };
         let text = serde_json::to_vec(&note)?;
         write_atomically(&folder.join(format!("{name}.json")), &text)?;
-        self.progress.chunk_finished();
+        self.progress.chunk_finished(&name);
         Ok((note, file))
     }
 

@@ -92,7 +92,9 @@ enum PartEvent {
     Warning {
         message: String,
     },
-    Chunk,
+    Chunk {
+        name: String,
+    },
 }
 
 /// What the parts have done so far.
@@ -214,7 +216,7 @@ fn follow(
                     tally.warnings.push(message);
                 }
             }
-            Ok(PartEvent::Chunk) => io.progress.chunk_finished(),
+            Ok(PartEvent::Chunk { name }) => io.progress.chunk_finished(&name),
             Err(_) => {
                 // Nothing can be done when stderr is closed.
                 let _ = writeln!(std::io::stderr().lock(), "{line}");

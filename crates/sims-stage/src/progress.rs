@@ -37,10 +37,10 @@ impl FromStr for ProgressMode {
 }
 
 impl ProgressMode {
-    /// Tells the runner that a chunk is finished.
-    pub(crate) fn chunk_finished(self) {
+    /// Tells the runner that the chunk with the note `new/NAME.json` is finished.
+    pub(crate) fn chunk_finished(self, name: &str) {
         if self == Self::Json {
-            print_event(&json!({"event": "chunk"}));
+            print_event(&json!({"event": "chunk", "name": name}));
         }
     }
 

@@ -6,6 +6,7 @@ use std::fs::File;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
+use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -226,34 +227,42 @@ impl Attempt<'_> {
             )
             .current_dir(&self.plan.pipeline.workspace);
         let index = self.action.index;
-        let mut kept = Ok(());
-        let mut hear = |event| match event {
-            StageEvent::Chunk => {
-                if let (Some(chunks), Ok(())) = (&mut chunks, &kept) {
-                    kept = chunks.keep_new();
-                }
-            }
-            StageEvent::Progress { label, done, total } => (self.hear)(Event::Progress {
-                index,
-                label,
-                done,
-                total,
-            }),
-            StageEvent::Warning { message } => (self.hear)(Event::Warning { index, message }),
-        };
         let hang_after = self.options.hang_after;
-        let ended = process::run(
-            &mut command,
-            &mut log,
-            self.interrupt,
-            hang_after,
-            &mut hear,
-        )
-        .map_err(|e| PipelineError::io("run", program, e))?;
+        // Chunks are stored beside, so that the stage's events are heard meanwhile.
+        let (finished, coming) = channel();
+        let (ended, kept) = std::thread::scope(|scope| {
+            let keeper = chunks
+                .as_mut()
+                .map(|chunks| scope.spawn(move || chunks.keep_coming(&coming)));
+            let mut hear = |event| match event {
+                // Nobody listens once a chunk could not be kept, which is told at the end.
+                StageEvent::Chunk { name } => _ = finished.send(name),
+                StageEvent::Progress { label, done, total } => (self.hear)(Event::Progress {
+                    index,
+                    label,
+                    done,
+                    total,
+                }),
+                StageEvent::Warning { message } => (self.hear)(Event::Warning { index, message }),
+            };
+            let ended = process::run(
+                &mut command,
+                &mut log,
+                self.interrupt,
+                hang_after,
+                &mut hear,
+            );
+            drop(finished);
+            let kept = keeper.map_or(Ok(()), |keeper| {
+                keeper
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            });
+            (ended, kept)
+        });
+        let ended = ended.map_err(|e| PipelineError::io("run", program, e))?;
         // Whatever became of the stage, what it finished is kept.
-        if let (Some(chunks), Ok(())) = (&mut chunks, &kept) {
-            kept = chunks.keep_new();
-        }
+        let kept = kept.and_then(|()| chunks.as_mut().map_or(Ok(()), Chunks::keep_rest));
         if self.interrupt.is_raised() && !ended.status.success() {
             return Err(NotDone::Interrupted);
         }

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::Receiver;
 
 use serde_json::{Value, json};
 use sims_artifact::store::{ActionKey, ActionOutput, ActionResult, Blob, Store};
@@ -97,20 +98,38 @@ impl<'a> Chunks<'a> {
         ]
     }
 
-    /// Publishes what the stage finished since the last call; its own files stay, for it to read.
-    pub(super) fn keep_new(&mut self) -> Result<(), Rejected> {
+    /// Publishes the chunks whose names come, as fast as the disk takes them, until no more can come.
+    pub(super) fn keep_coming(&mut self, names: &Receiver<String>) -> Result<(), Rejected> {
+        while let Ok(first) = names.recv() {
+            let batch = std::iter::once(first).chain(names.try_iter());
+            self.keep_all(batch.map(|name| format!("{name}.json").into()).collect())?;
+        }
+        Ok(())
+    }
+
+    /// Publishes what the stage finished and was not published yet; its own files stay.
+    pub(super) fn keep_rest(&mut self) -> Result<(), Rejected> {
         let folder = self.folder.join("new");
         let fault = |e| Rejected::Error(PipelineError::io("list", &folder, e));
         let mut notes = Vec::new();
         for entry in std::fs::read_dir(&folder).map_err(fault)? {
             let name = entry.map_err(fault)?.file_name();
-            let is_note = name.to_string_lossy().ends_with(".json");
-            // What begins with a dot is still written.
-            if is_note && !name.to_string_lossy().starts_with('.') && !self.taken.contains(&name) {
+            let text = name.to_string_lossy();
+            // What begins with a dot was never finished.
+            if text.ends_with(".json") && !text.starts_with('.') && !self.taken.contains(&name) {
                 notes.push(name);
             }
         }
         notes.sort();
+        self.keep_all(notes)
+    }
+
+    fn keep_all(&mut self, notes: Vec<OsString>) -> Result<(), Rejected> {
+        let folder = self.folder.join("new");
+        let notes: Vec<OsString> = notes
+            .into_iter()
+            .filter(|name| self.taken.insert(name.clone()))
+            .collect();
         // A disk flushes several files in hardly more time than one.
         let threads = notes.len().min(FLUSHES);
         let this = &*self;
@@ -133,7 +152,6 @@ impl<'a> Chunks<'a> {
         for key in kept {
             self.keys.push(key?);
         }
-        self.taken.extend(notes);
         Ok(())
     }
 

@@ -32,8 +32,8 @@ pub(super) enum StageEvent {
     },
     /// Something that the user should know.
     Warning { message: String },
-    /// A chunk of its work is finished.
-    Chunk,
+    /// A chunk of its work is finished, and its note is `new/NAME.json`.
+    Chunk { name: String },
 }
 
 /// How a process ended.

@@ -31,7 +31,7 @@ for unit in one two; do
         echo "$unit" >"$rows.parquet"
         echo "{\"kind\": \"lines\", \"schema\": \"pieces@1\", \"units\": [\"$digest\"], \"rows\": [${PIECES_ROWS-1}]}" >"$rows.tmp"
         mv "$rows.tmp" "$rows.json"
-        echo '{"event": "chunk"}' >&2
+        echo "{\"event\": \"chunk\", \"name\": \"$unit\"}" >&2
         note=$rows.json
     }
     cat "${note%.json}.parquet" >>"$out/pieces.tmp"
