@@ -43,7 +43,10 @@ pub use plan::{InstanceName, Plan, PlanOptions};
 pub use programs::{PREFIX, ProgramSearch};
 pub use progress::RunProgress;
 pub use repro_lock::{LockDifference, LockReport, ReproLock};
-pub use run::{Event, Failure, Interrupt, RunOptions, RunReport, Verdict, Verification};
+pub use run::{
+    Assignment, Event, Failure, Interrupt, RunOptions, RunReport, SlurmOptions, Verdict,
+    Verification, Worked,
+};
 pub use run_difference::{
     Comparison, FigureDifference, RunDifference, StageDifference, run_difference,
 };

@@ -5,7 +5,10 @@ mod book;
 mod disk_space;
 mod interrupt;
 mod process;
+mod report;
+mod slurm;
 mod verification;
+mod work;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
@@ -24,7 +27,9 @@ pub use attempt::Failure;
 use attempt::{Attempt, Purpose};
 use book::Book;
 pub use interrupt::Interrupt;
+pub use slurm::{SlurmOptions, run_on_slurm};
 pub use verification::{Verdict, Verification, verify};
+pub use work::{Assignment, Worked, work};
 
 /// How a plan is run; nothing here changes what is computed.
 #[derive(Debug, Clone)]
@@ -112,6 +117,11 @@ pub enum Event {
         /// What it is.
         message: String,
     },
+    /// The user should know something that is about no stage.
+    Note {
+        /// What it is.
+        message: String,
+    },
     /// Another process computes the same action.
     WaitingForOther {
         /// The instance.
@@ -149,6 +159,8 @@ pub struct RunReport {
     pub failed: usize,
     /// Stages that were not come to.
     pub not_run: usize,
+    /// Jobs of a cluster that were left to run.
+    pub queued: usize,
     /// How long it took. Unit: seconds.
     pub seconds: f64,
     /// Whether it was asked to stop.

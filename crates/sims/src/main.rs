@@ -6,6 +6,7 @@
 
 mod dag;
 mod diff;
+mod executor;
 mod exit;
 mod explain;
 mod external;
@@ -26,6 +27,7 @@ mod signals;
 mod status;
 mod text_table;
 mod verify;
+mod work;
 mod workspace;
 
 use std::ffi::OsString;
@@ -82,6 +84,8 @@ enum Command {
     Pin(pin::Arguments),
     /// Write files to start from
     New(new_stage::Arguments),
+    /// Compute one stage of a plan, as a job of a cluster does
+    Work(work::Arguments),
     /// Show what the columns of an artifact mean
     Schema(schema::Arguments),
     #[command(external_subcommand)]
@@ -104,6 +108,7 @@ fn main() -> ExitCode {
         Command::Gc(arguments) => gc::run(&arguments),
         Command::Pin(arguments) => pin::run(&arguments),
         Command::New(arguments) => new_stage::run(&arguments),
+        Command::Work(arguments) => work::run(&arguments),
         Command::Schema(arguments) => schema::run(&arguments),
         Command::External(arguments) => external::run(&arguments),
     };

@@ -70,6 +70,7 @@ impl ProgressDisplay {
                 let line = format!("warning: {}: {message}", self.names[index]);
                 self.line(&line);
             }
+            Event::Note { message } => self.line(&message),
             Event::WaitingForOther { index } => {
                 let line = format!(
                     "{}: another process computes it; waiting for its result",

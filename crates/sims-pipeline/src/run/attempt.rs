@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sims_artifact::Digest;
 use sims_artifact::store::{ActionOutput, ActionResult, Blob, Scratch, Store, StoreError};
@@ -57,7 +58,7 @@ impl From<StoreError> for NotDone {
 }
 
 /// A stage that failed, with all that helps to mend it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     /// The stage and its round.
     pub name: InstanceName,
@@ -71,6 +72,8 @@ pub struct Failure {
     pub log: PathBuf,
     /// What to do.
     pub advice: String,
+    /// Whether the same would happen again, as long as nobody mends something.
+    pub is_lasting: bool,
 }
 
 impl fmt::Display for Failure {
@@ -237,6 +240,7 @@ impl Attempt<'_> {
             command: self.options.by_hand(self.plan, index),
             log: log_path,
             advice,
+            is_lasting: ended.status.code() == Some(USAGE),
         };
         Ok(Err((failure, may_retry)))
     }

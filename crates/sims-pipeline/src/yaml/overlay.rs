@@ -215,16 +215,23 @@ fn to_full_form(stage: &Map, at: &Location) -> Node {
     let map = if is_full_form(stage) {
         stage.clone()
     } else {
-        Map {
-            entries: vec![Entry {
-                key: "with".to_owned(),
-                key_at: at.clone(),
-                value: Node {
-                    value: Yaml::Map(stage.clone()),
-                    at: at.clone(),
-                },
-            }],
-        }
+        // What a stage asks of a cluster is no parameter.
+        let (mut entries, parameters): (Vec<Entry>, Vec<Entry>) = stage
+            .entries
+            .iter()
+            .cloned()
+            .partition(|entry| entry.key == "resources");
+        entries.push(Entry {
+            key: "with".to_owned(),
+            key_at: at.clone(),
+            value: Node {
+                value: Yaml::Map(Map {
+                    entries: parameters,
+                }),
+                at: at.clone(),
+            },
+        });
+        Map { entries }
     };
     Node {
         value: Yaml::Map(map),

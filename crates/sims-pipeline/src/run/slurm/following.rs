@@ -1,0 +1,535 @@
+//! The loop that follows jobs: what the queue says, then what the store says, then what follows from both.
+//!
+//! The order matters: a job that was over before its result was looked for, and not found, has made none.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use sims_artifact::store::{ActionKey, Store};
+
+use super::SlurmOptions;
+use super::job::file_of;
+use super::queue::{self, QueuedTask, TaskState};
+use super::record::{JobMark, JobRecord, RunLock, Slot, run_id};
+use crate::PipelineError;
+use crate::action::{Lookup, Resolver, claim};
+use crate::plan::Plan;
+use crate::run::attempt::NotDone;
+use crate::run::book::Book;
+use crate::run::report::JobReport;
+use crate::run::{Event, Interrupt, RunOptions, RunReport};
+use crate::run_record::Outcome;
+
+/// The shortest and the longest pause between two looks.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
+/// How long a shared file system may take to show what a finished job wrote.
+const GRACE: Duration = Duration::from_secs(90);
+/// How long cancelled jobs may take to end.
+const CANCEL_PATIENCE: Duration = Duration::from_secs(60);
+/// Reasons for which a job waits that pass by themselves.
+const ORDINARY: [&str; 8] = [
+    "None",
+    "Priority",
+    "Resources",
+    "Dependency",
+    "DependencyNeverSatisfied",
+    "BeginTime",
+    "JobArrayTaskLimit",
+    "Cleaning",
+];
+
+/// A job that this process submitted or took over, and that was not seen to its end.
+#[derive(Debug)]
+pub(super) struct FollowedJob {
+    pub(super) attempt: u32,
+    /// Slurm's number.
+    pub(super) job: String,
+    /// The tasks of an array.
+    pub(super) tasks: Vec<u32>,
+    /// When it was first seen to have ended well without a result.
+    pub(super) ended: Option<Instant>,
+}
+
+/// Submits and follows the jobs of one run.
+pub(super) struct Follower<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) store: &'a Store,
+    pub(super) options: &'a RunOptions,
+    pub(super) slurm: &'a SlurmOptions,
+    interrupt: &'a Interrupt,
+    pub(super) lock: &'a RunLock,
+    pub(super) resolver: Resolver<'a>,
+    pub(super) recipes: Vec<ActionKey>,
+    pub(super) book: Book<'a>,
+    /// The folder of the run.
+    pub(super) folder: PathBuf,
+    pub(super) record: JobRecord,
+    /// The instances without a result.
+    pub(super) pending: BTreeSet<usize>,
+    pub(super) jobs: BTreeMap<Slot, FollowedJob>,
+    /// What the queue said last of this run's jobs.
+    pub(super) queue: BTreeMap<Slot, (u32, Vec<QueuedTask>)>,
+    /// Tries that were given up, and may linger in the queue.
+    pub(super) dropped: HashSet<(Slot, u32)>,
+    /// Stages whose parts are all done.
+    pub(super) parts_done: HashSet<usize>,
+    /// Parts that failed and are to be submitted again, by stage.
+    pub(super) parts_to_redo: HashMap<usize, Vec<u32>>,
+    /// Failures of each stage's jobs.
+    failures: HashMap<usize, u32>,
+    /// What was told already, so that it is told once.
+    told: HashSet<(usize, String)>,
+    /// Jobs of the run that do not serve this plan.
+    stale: Vec<String>,
+}
+
+impl<'a> Follower<'a> {
+    /// Starts with nothing known of the queue.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one caller, which has just made them"
+    )]
+    pub(super) fn new(
+        plan: &'a Plan,
+        store: &'a Store,
+        options: &'a RunOptions,
+        slurm: &'a SlurmOptions,
+        interrupt: &'a Interrupt,
+        lock: &'a RunLock,
+        resolver: Resolver<'a>,
+        recipes: Vec<ActionKey>,
+        book: Book<'a>,
+    ) -> Self {
+        let folder = options.run_folder(plan);
+        let record = JobRecord::load(&folder, &run_id(&folder, store));
+        Self {
+            plan,
+            store,
+            options,
+            slurm,
+            interrupt,
+            lock,
+            resolver,
+            recipes,
+            book,
+            folder,
+            record,
+            pending: (0..plan.len()).collect(),
+            jobs: BTreeMap::new(),
+            queue: BTreeMap::new(),
+            dropped: HashSet::new(),
+            parts_done: HashSet::new(),
+            parts_to_redo: HashMap::new(),
+            failures: HashMap::new(),
+            told: HashSet::new(),
+            stale: Vec::new(),
+        }
+    }
+
+    /// Follows until every stage has a result, one failed for good, or the run is asked to stop.
+    pub(super) fn follow(&mut self) -> Result<(), PipelineError> {
+        self.look_into_store()?;
+        let mut last_change = Instant::now();
+        let mut is_first = true;
+        while !self.pending.is_empty() {
+            let before = self.pending.len();
+            match self.look_into_queue() {
+                Ok(true) => last_change = Instant::now(),
+                Ok(false) => {}
+                // A controller that restarts is no reason to leave: the jobs run on.
+                Err(PipelineError::Scheduler(message)) if !is_first => {
+                    self.tell_once(None, format!("{message}; trying again"));
+                    if !self.interrupt.sleep(PAUSES.1) {
+                        break;
+                    }
+                    continue;
+                }
+                Err(error) => return Err(error),
+            }
+            is_first = false;
+            self.cancel_stale()?;
+            self.look_into_store()?;
+            if self.interrupt.is_raised() || self.pending.is_empty() {
+                break;
+            }
+            self.judge()?;
+            if self.book.report.failed == 0 {
+                self.submit_missing()?;
+            } else if !self.any_active() {
+                break;
+            }
+            if self.slurm.detach {
+                self.book.report.queued = self.jobs.len();
+                return Ok(());
+            }
+            if self.pending.len() != before {
+                last_change = Instant::now();
+            }
+            // Soon after a change the next one is likely; a long job is not asked for every second.
+            let pause = (last_change.elapsed() / 8).clamp(PAUSES.0, PAUSES.1);
+            self.interrupt.sleep(pause);
+        }
+        if self.interrupt.is_raised() {
+            return self.cancel_all();
+        }
+        // Left are jobs of stages that something else computed.
+        let left: Vec<Slot> = self.jobs.keys().copied().collect();
+        left.into_iter()
+            .try_for_each(|slot| self.drop_waiting(slot))
+    }
+
+    /// Returns what the run did.
+    pub(super) fn into_report(mut self) -> RunReport {
+        let report = &mut self.book.report;
+        report.interrupted = self.interrupt.is_raised();
+        report.end = self
+            .resolver
+            .end()
+            .filter(|end| end.round < self.plan.rounds)
+            .cloned();
+        report.not_run = self.plan.len() - report.executed - report.cached - report.failed;
+        self.book.report
+    }
+
+    /// Asks the queue; `true` when something changed. Jobs of this run that serve the plan are taken over.
+    fn look_into_queue(&mut self) -> Result<bool, PipelineError> {
+        let tasks = queue::jobs()?;
+        let mut ours = Vec::new();
+        for task in tasks {
+            let Some(mark) =
+                JobMark::parse(&task.comment).filter(|mark| mark.run == self.record.run)
+            else {
+                continue;
+            };
+            let slot = mark.slot_in(self.plan);
+            let serves = |slot: &Slot| JobMark::short(&self.recipes[slot.index]) == mark.recipe;
+            match slot.filter(serves) {
+                Some(slot) => ours.push((slot, mark.attempt, task)),
+                None if task.is_active() => self.stale.push(task.job),
+                None => {}
+            }
+        }
+        let places: HashMap<(String, Option<u32>), (Slot, u32)> = ours
+            .iter()
+            .map(|(slot, attempt, task)| ((task.job.clone(), task.task), (*slot, *attempt)))
+            .collect();
+        let tasks = ours.into_iter().map(|(_, _, task)| task).collect();
+        let found = queue::newest(tasks, |task| {
+            places.get(&(task.job.clone(), task.task)).copied()
+        });
+        for (slot, (attempt, tasks)) in &found {
+            let is_known =
+                self.jobs.contains_key(slot) || self.dropped.contains(&(*slot, *attempt));
+            if !is_known && tasks.iter().any(QueuedTask::is_active) {
+                self.jobs.insert(
+                    *slot,
+                    FollowedJob {
+                        attempt: *attempt,
+                        job: tasks[0].job.clone(),
+                        tasks: tasks.iter().filter_map(|task| task.task).collect(),
+                        ended: None,
+                    },
+                );
+            }
+        }
+        let changed = found != self.queue;
+        self.queue = found;
+        Ok(changed)
+    }
+
+    /// Cancels jobs of an earlier version of the pipeline.
+    fn cancel_stale(&mut self) -> Result<(), PipelineError> {
+        let mut stale = std::mem::take(&mut self.stale);
+        stale.sort();
+        stale.dedup();
+        if stale.is_empty() {
+            return Ok(());
+        }
+        self.tell_once(
+            None,
+            format!(
+                "cancelling {} jobs of this run that were submitted for another version of the pipeline",
+                stale.len()
+            ),
+        );
+        queue::cancel(&stale)
+    }
+
+    /// Enters every result that is there.
+    fn look_into_store(&mut self) -> Result<(), PipelineError> {
+        for index in self.pending.clone() {
+            if self.resolver.is_beyond_end(index) {
+                self.drop_job(Slot::array(index))?;
+                self.drop_job(Slot::whole(index))?;
+                self.book.leave_out(index)?;
+                self.pending.remove(&index);
+                continue;
+            }
+            if !self.resolver.is_ready(index) {
+                continue;
+            }
+            let action = self.resolver.action(index)?;
+            match claim(self.store, &action.key)? {
+                Lookup::Hit(result) => {
+                    self.store.keep_document(&action.key, &action.document)?;
+                    let outcome = self.outcome(index);
+                    self.book.enter(&action, outcome, &result)?;
+                    self.resolver.finish(index, result);
+                    self.pending.remove(&index);
+                }
+                Lookup::Miss => self.book.withdraw(&action)?,
+                Lookup::Damaged { message, .. } => {
+                    self.tell_once(Some(index), format!("{message}; it is computed again"));
+                    self.book.withdraw(&action)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells how a stage with a result came to it, and passes on what its job warned of.
+    fn outcome(&mut self, index: usize) -> Outcome {
+        let Some(job) = self.jobs.get(&Slot::whole(index)) else {
+            return Outcome::Cached;
+        };
+        let report = JobReport::load(&self.report_path(Slot::whole(index), job.attempt, None));
+        for message in report.warnings {
+            self.book.tell(Event::Warning { index, message });
+        }
+        match report.started {
+            true => Outcome::Executed,
+            false => Outcome::Cached,
+        }
+    }
+
+    /// Looks at the jobs of every stage whose inputs are there: shows how far they are, and what became of them.
+    fn judge(&mut self) -> Result<(), PipelineError> {
+        for index in self.pending.clone() {
+            for slot in [Slot::array(index), Slot::whole(index)] {
+                self.show(slot);
+                if self.resolver.is_ready(index) && !self.judge_job(slot)? {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Judges one job; `false` when the stage's other job need not be looked at.
+    fn judge_job(&mut self, slot: Slot) -> Result<bool, PipelineError> {
+        let Some(job) = self.jobs.get_mut(&slot) else {
+            return Ok(true);
+        };
+        let tasks = self
+            .queue
+            .get(&slot)
+            .filter(|(attempt, _)| *attempt == job.attempt);
+        let tasks = tasks.map_or(&[][..], |(_, tasks)| tasks);
+        if tasks.iter().any(QueuedTask::is_active) {
+            return Ok(false);
+        }
+        if tasks.iter().any(QueuedTask::waits_in_vain) {
+            self.jobs.remove(&slot);
+            return Ok(false);
+        }
+        let ended_well = |task: Option<u32>| {
+            let found = tasks.iter().find(|found| found.task == task);
+            found.is_some_and(|found| found.state == TaskState::Ended("COMPLETED".to_owned()))
+        };
+        if slot.is_array {
+            let failed: Vec<u32> = job
+                .tasks
+                .iter()
+                .copied()
+                .filter(|task| !ended_well(Some(*task)))
+                .collect();
+            if failed.is_empty() {
+                self.jobs.remove(&slot);
+                self.parts_done.insert(slot.index);
+                return Ok(true);
+            }
+            self.fail(slot, &failed)?;
+            return Ok(false);
+        }
+        if ended_well(None) && job.ended.get_or_insert_with(Instant::now).elapsed() < GRACE {
+            return Ok(true);
+        }
+        self.fail(slot, &[])?;
+        Ok(true)
+    }
+
+    /// Takes note of a job that failed: it is submitted again, or the run ends.
+    fn fail(&mut self, slot: Slot, tasks: &[u32]) -> Result<(), PipelineError> {
+        let index = slot.index;
+        let failure = self.failure(slot, tasks.first().copied());
+        let failures = self.failures.entry(index).or_insert(0);
+        *failures += 1;
+        let (failures, allowed) = (*failures, self.slurm.resubmissions);
+        if failures <= allowed && !failure.is_lasting {
+            let message = format!(
+                "{}; it is submitted again ({failures} of {allowed}), see {}",
+                failure.what,
+                failure.log.display()
+            );
+            self.book.tell(Event::Warning { index, message });
+            self.jobs.remove(&slot);
+            if slot.is_array {
+                self.parts_to_redo.insert(index, tasks.to_vec());
+                self.drop_job(Slot::whole(index))?;
+            }
+            return Ok(());
+        }
+        self.drop_job(Slot::array(index))?;
+        self.drop_job(Slot::whole(index))?;
+        self.pending.remove(&index);
+        let action = self.resolver.action(index)?;
+        let failed = Err(NotDone::Failed(Box::new(failure)));
+        self.book.close(&action, failed, &mut self.resolver)?;
+        // As in a local run, nothing begins any more, and what runs may end.
+        let others: Vec<Slot> = self.jobs.keys().copied().collect();
+        others
+            .into_iter()
+            .try_for_each(|slot| self.drop_waiting(slot))
+    }
+
+    /// Shows that a job began, how far it is, or why it may never begin.
+    fn show(&mut self, slot: Slot) {
+        let index = slot.index;
+        let Some(job) = self.jobs.get(&slot) else {
+            return;
+        };
+        let attempt = job.attempt;
+        let tasks = match self.queue.get(&slot) {
+            Some((found, tasks)) if *found == attempt => tasks.clone(),
+            _ => return,
+        };
+        let is_running = tasks.iter().any(|task| task.state == TaskState::Running);
+        if is_running && self.told.insert((index, "started".to_owned())) {
+            self.book.tell(Event::Started { index });
+        }
+        if slot.is_array {
+            let done = tasks.iter().filter(|task| !task.is_active()).count() as u64;
+            self.show_progress(index, ("parts".to_owned(), done, tasks.len() as u64));
+        } else if is_running {
+            let report = JobReport::load(&self.report_path(slot, attempt, None));
+            if let Some(progress) = report.progress {
+                self.show_progress(index, progress);
+            }
+        }
+        for task in tasks {
+            let is_odd = !ORDINARY.contains(&task.reason.as_str());
+            if task.state == TaskState::Waiting && is_odd {
+                let message = format!(
+                    "job {} waits, and Slurm gives {} as the reason: it may never begin",
+                    task.job, task.reason
+                );
+                self.tell_once(Some(index), message);
+            }
+        }
+    }
+
+    fn show_progress(&mut self, index: usize, (label, done, total): (String, u64, u64)) {
+        if self.told.insert((index, format!("{label} {done}/{total}"))) {
+            self.book.tell(Event::Progress {
+                index,
+                label,
+                done,
+                total,
+            });
+        }
+    }
+
+    /// Tells something of a stage, or of the run, unless it was told before.
+    pub(super) fn tell_once(&mut self, index: Option<usize>, message: String) {
+        if self
+            .told
+            .insert((index.unwrap_or(usize::MAX), message.clone()))
+        {
+            self.book.tell(match index {
+                Some(index) => Event::Warning { index, message },
+                None => Event::Note { message },
+            });
+        }
+    }
+
+    fn any_active(&self) -> bool {
+        self.jobs.iter().any(|(slot, job)| {
+            let found = self
+                .queue
+                .get(slot)
+                .filter(|(attempt, _)| *attempt == job.attempt);
+            found.is_some_and(|(_, tasks)| tasks.iter().any(QueuedTask::is_active))
+        })
+    }
+
+    /// Cancels a job and forgets it.
+    pub(super) fn drop_job(&mut self, slot: Slot) -> Result<(), PipelineError> {
+        match self.jobs.remove(&slot) {
+            None => Ok(()),
+            Some(job) => {
+                self.dropped.insert((slot, job.attempt));
+                queue::cancel(&[job.job])
+            }
+        }
+    }
+
+    /// Cancels a job, as far as it did not begin.
+    fn drop_waiting(&mut self, slot: Slot) -> Result<(), PipelineError> {
+        let attempt = self.jobs.get(&slot).map(|job| job.attempt);
+        let has_begun = self.queue.get(&slot).is_some_and(|(found, tasks)| {
+            Some(*found) == attempt && tasks.iter().any(|task| task.state == TaskState::Running)
+        });
+        if has_begun {
+            return Ok(());
+        }
+        self.drop_job(slot)
+    }
+
+    /// Cancels every job of the run, and waits for them to end.
+    fn cancel_all(&mut self) -> Result<(), PipelineError> {
+        let started = Instant::now();
+        let mut asked: BTreeSet<String> = BTreeSet::new();
+        loop {
+            let is_ours = |task: &QueuedTask| {
+                let mark = JobMark::parse(&task.comment);
+                task.is_active() && mark.is_some_and(|mark| mark.run == self.record.run)
+            };
+            let active: BTreeSet<String> = queue::jobs()?
+                .into_iter()
+                .filter(is_ours)
+                .map(|task| task.job)
+                .collect();
+            let new: Vec<String> = active.difference(&asked).cloned().collect();
+            queue::cancel(&new)?;
+            asked.extend(new);
+            if active.is_empty() {
+                break;
+            }
+            if started.elapsed() > CANCEL_PATIENCE {
+                let message = format!(
+                    "{} jobs were cancelled and did not end yet; `squeue --me` shows them",
+                    active.len()
+                );
+                self.tell_once(None, message);
+                break;
+            }
+            std::thread::sleep(PAUSES.0);
+        }
+        if !asked.is_empty() {
+            self.tell_once(None, format!("cancelled {} jobs", asked.len()));
+        }
+        // A stage may have been finished in the meantime.
+        self.look_into_store()
+    }
+
+    /// Returns where the files of a job begin: `runs/<pipeline>/slurm/round-1/sample.1`.
+    pub(super) fn stem(&self, slot: Slot, attempt: u32) -> PathBuf {
+        let folder = self.folder.join("slurm");
+        folder.join(format!("{}.{attempt}", slot.name(self.plan)))
+    }
+
+    pub(super) fn report_path(&self, slot: Slot, attempt: u32, task: Option<u32>) -> PathBuf {
+        file_of(&self.stem(slot, attempt), task, ".json")
+    }
+}
