@@ -12,6 +12,7 @@ import pytest
 
 import slurm_cluster
 from conftest import ROOT, SMALL
+from toy_stages import TOY, write_toy
 
 SIMS = ROOT / "target" / "release" / "sims"
 
@@ -20,49 +21,10 @@ pytestmark = pytest.mark.skipif(
     reason=f"Slurm is not installed (apt-get install slurm-wlm munge): no {', '.join(slurm_cluster.missing())}",
 )
 
-# A stage for tests: it writes its name and its inputs, and does before what the file NAME.knob says.
-STAGE = """\
-#!/bin/sh
-if [ "$1" = describe ]; then
-    echo '{"stage": "NAME", "behaviour": 1, "numerics": "", "inputs": INPUTS,
-           "outputs": {"NAME": {"schema": "text@1", "required": true}},
-           "params": {"type": "object", "properties": {"round": {"type": "integer"}, "note": {"type": "string"}}}}'
-    exit
-fi
-round=once files= params=
-while [ $# -gt 0 ]; do
-    case $1 in
-    --out) out=$2 ;;
-    --progress | --threads) ;;
-    --round) round=$2 ;;
-    --note) params="$params $2" ;;
-    *) files="$files $2" ;;
-    esac
-    shift 2
-done
-echo "$round/NAME" >>ran.log
-if [ -e NAME.knob ]; then . ./NAME.knob; fi
-{ echo "NAME $round$params"; cat /dev/null $files; } >"$out/NAME.parquet"
-echo '{"stage": "NAME"}' >"$out/summary.json.new"
-[ -e "$out/summary.json" ] || mv "$out/summary.json.new" "$out/summary.json"
-"""
-
-# Two stages a round, each round on the results of the one before.
-TOY = """\
-name: toy
-rounds: 2
-resources: {cpus: 1, memory: 100M, time: 5m}
-round:
-  draft: {uses: ./draft.sh, inputs: {x: previous.check.check}}
-  check: {uses: ./check.sh, inputs: {x: draft.draft}, resources: {memory: 150M}}
-"""
-
-
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
     with slurm_cluster.Cluster(tmp_path_factory.mktemp("slurm")) as running:
         yield running
-        # The jobs of a test that failed are no concern of the next one.
 
 
 class Workspace:
@@ -121,28 +83,55 @@ class Workspace:
 
 @pytest.fixture
 def toy(tmp_path, cluster):
-    for name in ("draft", "check"):
-        inputs = json.dumps({"x": {"schema": "text@1", "required": name == "check"}})
-        script = tmp_path / f"{name}.sh"
-        script.write_text(STAGE.replace("NAME", name).replace("INPUTS", inputs))
-        script.chmod(0o755)
-    (tmp_path / "toy.yaml").write_text(TOY)
+    write_toy(tmp_path, TOY)
     yield Workspace(tmp_path, cluster, tmp_path / "toy.yaml")
     assert not cluster.active(), "a test leaves no job behind"
 
 
+# The sampler, whose second part fails the first time.
+FLAKY = """\
+#!/bin/sh
+case "$*" in
+*"--part 2/3"*) [ -e part-failed ] || { : >part-failed; echo "no luck" >&2; exit 1; } ;;
+esac
+exec sims-sample "$@"
+"""
+IN_PARTS = """
+resources: {cpus: 1, memory: 900M, time: 10m}
+"""
+
+
 def test_a_round_of_the_built_in_model_is_byte_equal_to_a_local_run(tmp_path, cluster):
-    text = SMALL.replace("rounds: 2", "rounds: 1").replace("once:", "resources: {cpus: 2, memory: 600M, time: 10m}\nonce:")
+    text = SMALL.replace("rounds: 2", "rounds: 1") + IN_PARTS
+    sample = "  sample: {samples: 6, shard-size: 160}\n"
+    assert sample in text
+    text = text.replace(
+        sample,
+        "  sample:\n    uses: ./flaky.sh\n    with: {samples: 6, shard-size: 160, temperature: 0.9, max-new-tokens: 40}\n"
+        "    resources: {parts: 3}\n  judge: {resources: {parts: 2}}\n",
+    )
     views = []
     for executor in ("slurm", "local"):
         folder = tmp_path / executor
         (folder / "pipelines").mkdir(parents=True)
         (folder / "data").symlink_to(ROOT / "data")
+        (folder / "flaky.sh").write_text(FLAKY)
+        (folder / "flaky.sh").chmod(0o755)
         pipeline = folder / "pipelines" / "small.yaml"
         pipeline.write_text(text)
         workspace = Workspace(folder, cluster, pipeline)
-        executed, cached = workspace.counts(executor=executor)
-        assert executed > 10 and cached == 0
+        code, report, told = workspace.run(executor=executor)
+        assert (code, report["cached"], report["failed"]) == (0, 0, 0), told
+        executed = report["executed"]
+        assert executed > 10
+        if executor == "slurm":
+            # Of the array only the task that failed is submitted again.
+            logs = folder / "runs" / "opened-by-polars" / "slurm" / "round-1"
+            assert "it is submitted again (1 of 2)" in told
+            assert sorted(path.name for path in logs.glob("sample.parts.*.out")) == [
+                "sample.parts.1-1.out", "sample.parts.1-2.out", "sample.parts.1-3.out", "sample.parts.2-2.out",
+            ]  # fmt: skip
+            assert len(list(logs.glob("judge.parts.2-*.out"))) == 2, "what waited for it is submitted anew"
         assert workspace.counts(executor=executor) == (0, executed)
         views.append(workspace.views("opened-by-polars"))
     assert len(views[0]) > 20

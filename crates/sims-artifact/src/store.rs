@@ -5,6 +5,7 @@
 //! cas/ab/abcd…    blobs, read-only, named by the digest of their bytes
 //! ac/ab/abcd….json       action results: which blobs an action made
 //! actions/ab/abcd….json  action documents: what was computed; the key is their digest
+//! chunks/ab/abcd…/       empty files: which actions are pieces of the work of another
 //! leases/abcd…    one lock file an action that is being computed
 //! roots/abcd…     the folders of runs that use the store
 //! pins/NAME.json  records of runs whose results are kept whatever becomes of their folders
@@ -23,6 +24,7 @@
 
 mod actions;
 mod blobs;
+mod chunks;
 mod documents;
 mod error;
 mod fsck;
@@ -54,10 +56,11 @@ use verified::VerifiedBlobs;
 const FORMAT: &str = "sims-store 1";
 
 /// The folders of the layout.
-const FOLDERS: [&str; 10] = [
+const FOLDERS: [&str; 11] = [
     "cas",
     "ac",
     "actions",
+    "chunks",
     "leases",
     "roots",
     "pins",

@@ -143,6 +143,24 @@ table! {
 }
 
 table! {
+    /// What a judge said of two answers in one order, as it said it: a piece of the work of `judge`.
+    ComparisonRow = "comparisons@1" {
+        /// The prompt.
+        prompt_id: String,
+        /// The answer shown first: a response, or the name of a control.
+        first: String,
+        /// The answer shown second.
+        second: String,
+        /// The member of an ensemble that said it; null for the judge as a whole.
+        member: Option<String>,
+        /// Log-odds that the answer shown first is the better one. Unit: nats.
+        logit: f64,
+        /// Probability that the judge gave to the verdict tokens together.
+        coverage: f64,
+    }
+}
+
+table! {
     /// What somebody thinks of one response by itself: people, or a model asked elsewhere.
     RatingRow = "ratings@1" {
         /// The prompt that was answered.
@@ -540,6 +558,7 @@ pub fn table_schemas() -> Vec<TableSchema> {
         DroppedPromptRow::schema(),
         ResponseRow::schema(),
         JudgmentRow::schema(),
+        ComparisonRow::schema(),
         RatingRow::schema(),
         RankingRow::schema(),
         PairRow::schema(),

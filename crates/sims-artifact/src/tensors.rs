@@ -236,6 +236,73 @@ impl TensorWriter {
         Ok(())
     }
 
+    /// Copies `count` rows of tensor `name` of another file, from `from_row` on, to `to_row`: the same bits.
+    ///
+    /// # Errors
+    /// If either file lacks the tensor, their types or row lengths differ, or the rows do not fit.
+    pub fn copy_rows(
+        &mut self,
+        name: &str,
+        to_row: usize,
+        from: &TensorFile,
+        from_row: usize,
+        count: usize,
+    ) -> Result<(), ArtifactError> {
+        let place = self.place(name)?;
+        let source = from.info(name)?;
+        let bad = |path: &Path, message: String| ArtifactError::BadTensor {
+            path: path.to_owned(),
+            tensor: name.to_owned(),
+            message,
+        };
+        let is_same = matches!(
+            (place.dtype, source.dtype),
+            (StoredDtype::F32, Dtype::F32) | (StoredDtype::Bf16, Dtype::BF16)
+        );
+        let row_values: usize = source.shape.iter().skip(1).product();
+        if !is_same || row_values != place.row_values {
+            return Err(bad(
+                &from.path,
+                format!(
+                    "holds rows of {row_values} {:?} where {} {} are wanted",
+                    source.dtype,
+                    place.row_values,
+                    place.dtype.name()
+                ),
+            ));
+        }
+        let rows_of = |values: usize| values.checked_div(row_values).unwrap_or(0);
+        if from_row + count > rows_of(source.shape.iter().product())
+            || to_row + count > rows_of(place.values)
+        {
+            return Err(bad(
+                &from.path,
+                format!(
+                    "{count} rows from row {from_row} on do not fit from there to row {to_row}"
+                ),
+            ));
+        }
+        let row_bytes = row_values * place.dtype.bytes();
+        let mut source_at = from.data_start + (source.data_offsets.0 + from_row * row_bytes) as u64;
+        let mut target_at = place.start + (to_row * row_bytes) as u64;
+        let mut left = count * row_bytes;
+        let mut buffer = vec![0_u8; left.min(CHUNK_VALUES * 4)];
+        while left > 0 {
+            let piece = &mut buffer[..left.min(CHUNK_VALUES * 4)];
+            from.file
+                .read_exact_at(piece, source_at)
+                .map_err(|e| ArtifactError::io("read", &from.path, e))?;
+            self.file
+                .file()
+                .write_all_at(piece, target_at)
+                .map_err(|e| ArtifactError::io("write", &self.path, e))?;
+            source_at += piece.len() as u64;
+            target_at += piece.len() as u64;
+            left -= piece.len();
+        }
+        Ok(())
+    }
+
     /// Flushes the file and gives it its name.
     ///
     /// # Errors

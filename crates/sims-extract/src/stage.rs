@@ -1,8 +1,8 @@
 //! The stage: pairs and a model in, hidden states and their index out.
 
 use crate::error::ExtractError;
-use crate::sequence::{PlannedPair, Planner, PositionSet};
-use crate::states::{RunError, StatesFile, index, write_states};
+use crate::sequence::{PlannedPair, PlannedSequence, Planner, PositionSet};
+use crate::states::{RunError, StatesForm, assemble, index, write_states};
 use crate::token_means;
 use anyhow::Context;
 use serde_json::json;
@@ -15,10 +15,11 @@ use sims_model::{
     DeviceChoice, Hook, LanguageModel, LoadOptions, ModelError, Site, memory, numerics_class,
 };
 use sims_sample::WeightType;
-use sims_stage::{BadInput, Interrupted, List, Numerics, Role, Stage, StageIo};
+use sims_stage::{BadInput, Interrupted, List, Numerics, Role, Stage, StageIo, Units};
 use sims_steering::{Steering, layer_selection};
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
+use std::path::Path;
 
 sims_stage::choice! {
     /// Which hidden states of a sequence are read
@@ -89,6 +90,11 @@ impl Stage for Extract {
   sims-extract --pairs pairs.parquet --prompts train.parquet --model data/tiny --steering accepted.safetensors --positions response --layers 3,4 --out states";
     const BEHAVIOUR: u32 = 3;
     const NUMERICS: Numerics = Numerics::Model(numerics_class);
+    // A unit's digest holds tokens and positions, which is all that these decide.
+    const UNITS: Option<Units> = Some(Units {
+        inputs: &["pairs", "prompts"],
+        params: &["positions", "rows-per-pair", "seed"],
+    });
     type Params = ExtractParams;
 
     fn inputs() -> Vec<Role> {
@@ -161,7 +167,6 @@ impl Stage for Extract {
         let planned = planned.map_err(bad_input)?;
         report(&planned, io);
 
-        let path = io.output("states");
         let config = model.decoder().config();
         let site = params.site.into();
         let mut metadata = json!({
@@ -180,26 +185,41 @@ impl Stage for Extract {
                 "head_dim": config.head_dim,
             });
         }
-        let file = StatesFile {
-            path: &path,
+        let form = StatesForm {
             site,
             dtype: params.states_dtype.into(),
             metadata,
         };
-        run_model(
-            &model,
-            &planned,
-            &layers,
-            steering.as_ref().map(|(steering, _)| steering),
-            &file,
-            io,
-        )?;
+        let steering = steering.as_ref().map(|(steering, _)| steering);
+        let units: Vec<Digest> = planned.iter().map(unit).collect();
+        let mut extract = |io: &mut StageIo, chunk: &[usize], path: &Path| {
+            let pairs: Vec<&PlannedPair> = chunk.iter().map(|&i| &planned[i]).collect();
+            run_model(&model, &pairs, &layers, steering, (path, &form), io)?;
+            Ok(pairs.iter().map(|pair| pair.rows()).collect())
+        };
+        let places = io.chunks("states", "states@1", &units, &mut extract)?;
+        let path = io.output("states");
+        assemble(&path, &places, &layers, form.site.width(config), &form)?;
         let index = index(&planned);
         if params.positions == Positions::ResponseCentred {
             token_means::centre(&path, &index, &layers, params.states_dtype.into())?;
         }
         io.write("index", &index)
     }
+}
+
+/// Names all that the states of a pair depend on beside what is common to all pairs.
+fn unit(pair: &PlannedPair) -> Digest {
+    let sequence = |sequence: &PlannedSequence| {
+        json!([
+            sequence.tokens,
+            sequence.positions,
+            sequence.edit_from,
+            sequence.is_pooled
+        ])
+    };
+    let content = json!([sequence(&pair.chosen), sequence(&pair.rejected)]);
+    Digest::derived("sims 2026 extracted pair", content.to_string().as_bytes())
 }
 
 /// Returns the prompts that the pairs answer, each once, or all of them.
@@ -332,10 +352,10 @@ fn report(planned: &[PlannedPair], io: &mut StageIo) {
 
 fn run_model(
     model: &LanguageModel,
-    planned: &[PlannedPair],
+    planned: &[&PlannedPair],
     layers: &[usize],
     steering: Option<&Steering>,
-    file: &StatesFile<'_>,
+    (path, form): (&Path, &StatesForm),
     io: &mut StageIo,
 ) -> anyhow::Result<()> {
     let limits = match io.batch_size() {
@@ -362,7 +382,8 @@ fn run_model(
         layers,
         hook.as_mut().map(|hook| hook as &mut dyn Hook),
         &limits,
-        file,
+        path,
+        form,
         &mut progress,
     );
     let counted = match run {
@@ -377,6 +398,7 @@ fn run_model(
     // A steering below the lowest layer read is applied; one above it is never reached, and changes nothing.
     let highest = layers.last().copied().unwrap_or(0);
     if let (Some(hook), Some(steering)) = (&hook, steering)
+        && with_rows > 0
         && steering.layers().iter().any(|&layer| layer <= highest)
     {
         hook.check_applied()?;

@@ -4,10 +4,11 @@ use crate::ExtractError;
 use crate::sequence::{PlannedPair, PlannedSequence};
 use sims_artifact::tables::StateIndexRow;
 use sims_artifact::tensors::StoredDtype;
-use sims_artifact::{ArtifactError, TensorSpec, TensorWriter};
+use sims_artifact::{ArtifactError, TensorFile, TensorSpec, TensorWriter};
 use sims_model::capture::{CaptureRequest, HiddenStates, states_at};
 use sims_model::score::{ScoreLimits, TokenCount};
 use sims_model::{Decoder, Hook, ModelError, Site};
+use sims_stage::Place;
 use std::ops::ControlFlow;
 use std::path::Path;
 
@@ -71,16 +72,65 @@ pub fn index(pairs: &[PlannedPair]) -> Vec<StateIndexRow> {
     rows
 }
 
-/// Where and how states are written.
-pub struct StatesFile<'a> {
-    /// The file.
-    pub path: &'a Path,
+/// How states are written.
+pub struct StatesForm {
     /// What is read of each layer.
     pub site: Site,
     /// How values are stored.
     pub dtype: StoredDtype,
     /// Its metadata.
     pub metadata: serde_json::Value,
+}
+
+impl StatesForm {
+    /// Starts a file at `path` with room for `rows` of each class, `width` values each.
+    fn create(
+        &self,
+        path: &Path,
+        layers: &[usize],
+        rows: usize,
+        width: usize,
+    ) -> Result<TensorWriter, ArtifactError> {
+        let specs = layers
+            .iter()
+            .flat_map(|&layer| tensor_names(layer))
+            .map(|name| TensorSpec {
+                name,
+                dtype: self.dtype,
+                shape: vec![rows, width],
+            })
+            .collect();
+        TensorWriter::create(path, specs, &self.metadata)
+    }
+}
+
+/// Writes to `path` the rows at `places`, in their order, of files that [`write_states`] wrote.
+///
+/// # Errors
+/// If a file cannot be read, is not of this form, or the whole cannot be written.
+pub fn assemble(
+    path: &Path,
+    places: &[Place],
+    layers: &[usize],
+    width: usize,
+    form: &StatesForm,
+) -> Result<(), ArtifactError> {
+    let rows = places.iter().map(|place| place.rows).sum();
+    let mut writer = form.create(path, layers, rows, width)?;
+    let mut row = 0;
+    // Neighbours mostly lie one after another in one file, and are copied together.
+    let runs = places.chunk_by(|left, right| {
+        left.file == right.file && left.first_row + left.rows == right.first_row
+    });
+    for run in runs {
+        let rows = run.iter().map(|place| place.rows).sum();
+        let from = TensorFile::open(&run[0].file)?;
+        for name in layers.iter().flat_map(|&layer| tensor_names(layer)) {
+            writer.copy_rows(&name, row, &from, run[0].first_row, rows)?;
+        }
+        row += rows;
+    }
+    writer.publish()
 }
 
 /// Runs the pairs and writes their states at `layers`: `layer.{i}.positive` and `layer.{i}.negative`,
@@ -93,28 +143,24 @@ pub struct StatesFile<'a> {
 /// [`ExtractError::NonFinite`] for a state that is not a number, and whatever the model or the file says.
 pub fn write_states(
     decoder: &Decoder,
-    pairs: &[PlannedPair],
+    pairs: &[&PlannedPair],
     layers: &[usize],
     hook: Option<&mut dyn Hook>,
     limits: &ScoreLimits,
-    file: &StatesFile<'_>,
+    path: &Path,
+    form: &StatesForm,
     progress: &mut dyn FnMut() -> ControlFlow<()>,
 ) -> Result<TokenCount, RunError> {
-    let width = file.site.width(decoder.config());
-    let rows: usize = pairs.iter().map(PlannedPair::rows).sum();
-    let specs = layers
-        .iter()
-        .flat_map(|&layer| tensor_names(layer))
-        .map(|name| TensorSpec {
-            name,
-            dtype: file.dtype,
-            shape: vec![rows, width],
-        })
-        .collect();
-    let mut writer = TensorWriter::create(file.path, specs, &file.metadata)?;
+    let width = form.site.width(decoder.config());
+    let rows: usize = pairs.iter().map(|pair| pair.rows()).sum();
+    let mut writer = form.create(path, layers, rows, width)?;
 
     // A pair's two sequences are neighbours, so that their common prompt is computed once.
-    let with_rows: Vec<&PlannedPair> = pairs.iter().filter(|pair| pair.rows() > 0).collect();
+    let with_rows: Vec<&PlannedPair> = pairs
+        .iter()
+        .copied()
+        .filter(|pair| pair.rows() > 0)
+        .collect();
     let requests: Vec<CaptureRequest> = with_rows
         .iter()
         .flat_map(|pair| [&pair.chosen, &pair.rejected])
@@ -136,7 +182,7 @@ pub fn write_states(
         ControlFlow::Continue(())
     };
     let counted = states_at(
-        file.site, decoder, &requests, layers, limits, hook, &mut sink,
+        form.site, decoder, &requests, layers, limits, hook, &mut sink,
     );
     if let Some(error) = failure {
         return Err(error);

@@ -12,6 +12,7 @@
 
 pub mod adaptive;
 pub mod annotations;
+mod asking;
 pub mod biases;
 pub mod comparison;
 pub mod controls;

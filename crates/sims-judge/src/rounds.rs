@@ -6,11 +6,12 @@ use sims_artifact::tables::{MetricRow, ResponseRow};
 use sims_stage::BadInput;
 use sims_stats::{Bootstrap, StatsError};
 
+use crate::JudgeParams;
 use crate::adaptive::Contest;
+use crate::asking::Answers;
 use crate::plan::Pair;
 use crate::reliability::row;
 use crate::verdict::{BothOrders, Preference};
-use crate::{JudgeParams, Judged};
 
 /// A pair judged, with the places of its responses in the prompt.
 struct Played<'a> {
@@ -33,7 +34,7 @@ pub(crate) struct Rounds<'a> {
     /// The pairs judged, prompt by prompt, in the order in which a fixed schedule lists them.
     pub(crate) pairs: Vec<Pair<'a>>,
     /// Their judgments, in the same order.
-    pub(crate) judged: Judged,
+    pub(crate) preferences: Vec<Preference>,
     /// Number of rounds.
     pub(crate) count: usize,
     contests: Vec<Contest>,
@@ -47,7 +48,7 @@ pub(crate) fn judge<'a>(
     params: &JudgeParams,
     groups: &'a BTreeMap<String, Vec<ResponseRow>>,
     requests: &'a HashMap<String, String>,
-    ask: &mut dyn FnMut(&[Pair<'a>]) -> anyhow::Result<Judged>,
+    ask: &mut dyn FnMut(&[Pair<'a>]) -> anyhow::Result<Answers>,
 ) -> anyhow::Result<Rounds<'a>> {
     let budget = params.budget as usize;
     let mut prompts: Vec<Prompt<'a>> = groups
@@ -61,7 +62,6 @@ pub(crate) fn judge<'a>(
         })
         .collect();
     check_budget(&prompts, budget)?;
-    let mut total = Judged::default();
     let mut count = 0;
     loop {
         let mut asked: Vec<(usize, (usize, usize))> = Vec::new();
@@ -81,7 +81,6 @@ pub(crate) fn judge<'a>(
             .map(|&(index, places)| prompts[index].pair(places))
             .collect();
         let judged = ask(&pairs)?;
-        total.add_cost(&judged);
         count += 1;
         let orders = judged.preferences.chunks_exact(2);
         for (((index, places), pair), orders) in asked.into_iter().zip(pairs).zip(orders) {
@@ -90,7 +89,7 @@ pub(crate) fn judge<'a>(
     }
     let mut rounds = Rounds {
         pairs: Vec::new(),
-        judged: total,
+        preferences: Vec::new(),
         count,
         contests: Vec::new(),
     };
@@ -98,7 +97,7 @@ pub(crate) fn judge<'a>(
         prompt.played.sort_by_key(|played| played.places);
         for played in prompt.played {
             rounds.pairs.push(played.pair);
-            rounds.judged.preferences.extend(played.orders);
+            rounds.preferences.extend(played.orders);
         }
         rounds.contests.push(prompt.contest);
     }

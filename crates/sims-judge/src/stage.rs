@@ -1,20 +1,18 @@
 //! The stage: tables in, tables out.
 
-use std::ops::ControlFlow;
 use std::path::Path;
 
-use anyhow::Context;
 use sims_artifact::tables::{JudgmentRow, MetricRow};
 use sims_artifact::{Digest, ModelManifest, read_prompts};
 use sims_model::language_model::set_threads;
-use sims_model::{DeviceChoice, LanguageModel, LoadOptions, memory, numerics_class};
-use sims_stage::{BadInput, Interrupted, Numerics, Retryable, Role, Stage, StageIo};
+use sims_model::{DeviceChoice, LanguageModel, LoadOptions, numerics_class};
+use sims_stage::{BadInput, Numerics, Role, Stage, StageIo, Units};
 use sims_stats::Bootstrap;
 
-use crate::JudgeError;
 use crate::Schedule;
 use crate::annotations::AnnotatedPairs;
-use crate::comparison::{Comparison, Judged, PairJudge, Progress};
+use crate::asking::{Answers, Asking, CUT, Purpose};
+use crate::comparison::{Comparison, PairJudge};
 use crate::controls::{self, Control, IDENTICAL_MAX_DIFFERENCE};
 use crate::figures::Evidence;
 use crate::limits::Unreliable;
@@ -36,6 +34,21 @@ impl Stage for Judge {
   sims-judge --prompts train.parquet --responses responses.parquet --model data/tiny --meets 4 --out judged";
     const BEHAVIOUR: u32 = 4;
     const NUMERICS: Numerics = Numerics::Model(numerics_class);
+    // A unit's digest holds the texts compared and the round; the rest decides which are, and what is made of them.
+    const UNITS: Option<Units> = Some(Units {
+        inputs: &["prompts", "responses", "second"],
+        params: &[
+            "controls",
+            "retest",
+            "min-coverage",
+            "unreliable",
+            "max-flip-rate",
+            "min-control-accuracy",
+            "concurrency",
+            "requests-per-minute",
+            "token-budget",
+        ],
+    });
     type Params = JudgeParams;
 
     fn inputs() -> Vec<Role> {
@@ -120,20 +133,26 @@ impl Stage for Judge {
             ),
             false => Vec::new(),
         };
-        let judge = judge.as_ref();
+        let mut asking = Asking {
+            judge: judge.as_ref(),
+            round: round(&groups),
+            io,
+        };
         let mut ask_pairs = |pairs: &[Pair<'_>]| {
             let comparisons: Vec<Comparison<'_>> =
                 pairs.iter().flat_map(Pair::comparisons).collect();
-            ask("judge", &comparisons, io, |asked, progress| {
-                judge.compare(asked, progress)
-            })
+            asking.ask(Purpose::Judge, &comparisons)
         };
         let mut sureness = Vec::new();
         let (pairs, judged) = if params.schedule == Schedule::Adaptive {
             let rounds = rounds::judge(params, &groups, &prompts, &mut ask_pairs)?;
             sureness = rounds.rows(&Bootstrap::seeded(params.seed))?;
-            io.count("rounds", rounds.count as f64);
-            (rounds.pairs, rounds.judged)
+            asking.io.count("rounds", rounds.count as f64);
+            let judged = Answers {
+                preferences: rounds.preferences,
+                members: Vec::new(),
+            };
+            (rounds.pairs, judged)
         } else {
             let judged = ask_pairs(&planned)?;
             (planned, judged)
@@ -141,20 +160,15 @@ impl Stage for Judge {
         let retested = &pairs[..first_prompts(&pairs, params.retest.unwrap_or(0))];
         let comparisons: Vec<Comparison<'_>> =
             retested.iter().flat_map(Pair::comparisons).collect();
-        let again = ask("retest", &comparisons, io, |asked, progress| {
-            judge.compare_again(asked, progress)
-        })?;
+        let again = asking.ask(Purpose::Retest, &comparisons)?;
         let comparisons: Vec<Comparison<'_>> =
             controls.iter().flat_map(Control::comparisons).collect();
-        let controlled = ask("controls", &comparisons, io, |asked, progress| {
-            judge.compare(asked, progress)
-        })?;
-        count_cost(&[&judged, &again, &controlled], io);
+        let controlled = asking.ask(Purpose::Controls, &comparisons)?;
 
         io.count("pairs", pairs.len() as f64);
-        io.count("comparisons_cut_to_fit", judged.cut as f64);
         io.count("controls", controls.len() as f64);
         let (rows, read) = read(params, judge.id(), &pairs, &judged);
+        let cut = io.counted(CUT).round() as usize;
         let evidence = Evidence {
             pairs: &read,
             second: second(io.optional_input("second"), &read)?,
@@ -168,7 +182,7 @@ impl Stage for Judge {
             io.count(&figure.metric, figure.value);
         }
         let reliability = Reliability::of(&read, params.min_coverage);
-        warn(&reliability, judged.cut, &figures, io);
+        warn(&reliability, cut, &figures, io);
         hold_to_limits(params, &figures, io)?;
         io.write("judgments", &rows)?;
         io.write("reliability", &figures)
@@ -246,53 +260,9 @@ fn second(
     Ok(found)
 }
 
-/// Counts what all comparisons cost.
-fn count_cost(judged: &[&Judged], io: &mut StageIo) {
-    let mut cost = Judged::default();
-    judged.iter().for_each(|judged| cost.add_cost(judged));
-    if let Some(warning) = memory::warning(cost.tokens.halvings) {
-        io.warn(warning);
-    }
-    io.count("batch_rows", cost.batch_rows as f64);
-    if cost.api_tokens > 0 {
-        io.count("api_tokens", cost.api_tokens as f64);
-    }
-    io.count("estimated_flops", cost.flops);
-    io.count("tokens_computed", cost.tokens.computed as f64);
-    io.count("tokens_without_sharing", cost.tokens.total as f64);
-}
-
 /// Wraps what is wrong with the input, cause chain and all.
 fn bad_input<E: std::error::Error + Send + Sync + 'static>(error: E) -> BadInput {
     BadInput::new(format!("{:#}", anyhow::Error::new(error)))
-}
-
-/// Has comparisons answered by `ask`, with progress and interrupts.
-fn ask(
-    label: &str,
-    comparisons: &[Comparison<'_>],
-    io: &mut StageIo,
-    ask: impl Fn(&[Comparison<'_>], Progress<'_>) -> Result<Judged, JudgeError>,
-) -> anyhow::Result<Judged> {
-    if comparisons.is_empty() {
-        return Ok(Judged::default());
-    }
-    let progress = io.progress(label, comparisons.len() as u64);
-    let mut report = |done: usize| {
-        progress.set(done as u64);
-        if io.interrupted() {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(())
-        }
-    };
-    match ask(comparisons, &mut report) {
-        Ok(judged) => Ok(judged),
-        Err(_) if io.interrupted() => Err(Interrupted.into()),
-        Err(error) if error.is_bad_input() => Err(bad_input(error).into()),
-        Err(error) if error.is_passing() => Err(Retryable::new(error.to_string()).into()),
-        Err(error) => Err(error).context("judging failed"),
-    }
 }
 
 /// Returns the rows of the judgments table, and the pairs as the judge's reliability is read from them.
@@ -300,7 +270,7 @@ fn read<'a>(
     params: &JudgeParams,
     judge: &str,
     pairs: &[Pair<'a>],
-    judged: &Judged,
+    judged: &Answers,
 ) -> (Vec<JudgmentRow>, Vec<JudgedPair<'a>>) {
     let mut rows = Vec::with_capacity(judged.preferences.len());
     let mut read = Vec::with_capacity(pairs.len());

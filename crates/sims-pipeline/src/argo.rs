@@ -48,7 +48,10 @@ impl Plan {
     pub fn argo_workflow(&self, options: &ArgoOptions) -> ArgoWorkflow {
         let mut templates = vec![json!({"name": GRAPH, "dag": {"tasks": self.tasks()}})];
         for (node, planned) in self.nodes.iter().enumerate() {
-            let Some(index) = self.instances.iter().position(|instance| instance.node == node)
+            let Some(index) = self
+                .instances
+                .iter()
+                .position(|instance| instance.node == node)
             else {
                 continue;
             };
@@ -158,7 +161,10 @@ impl Plan {
                 ("account", account.is_some()),
                 ("qos", qos.is_some()),
                 ("extra", !extra.is_empty()),
-                ("the kind of `gpus`", gpus.as_ref().is_some_and(|gpus| gpus.kind.is_some())),
+                (
+                    "the kind of `gpus`",
+                    gpus.as_ref().is_some_and(|gpus| gpus.kind.is_some()),
+                ),
             ]
             .iter()
             .filter(|(_, is_set)| *is_set)
@@ -166,7 +172,10 @@ impl Plan {
             .collect();
             if !without.is_empty() {
                 let name = &node.spec.name;
-                notes.push(format!("{name}: Argo has nothing for {}", without.join(", ")));
+                notes.push(format!(
+                    "{name}: Argo has nothing for {}",
+                    without.join(", ")
+                ));
             }
         }
         let mut outside: Vec<&Path> = (0..self.len())
@@ -193,12 +202,7 @@ fn depend(task: &mut Value, before: &[String]) {
 }
 
 /// Returns the template of a stage, or of a part of its work.
-fn template(
-    name: &str,
-    resources: &Resources,
-    parts: Option<u32>,
-    options: &ArgoOptions,
-) -> Value {
+fn template(name: &str, resources: &Resources, parts: Option<u32>, options: &ArgoOptions) -> Value {
     let mut parameters = vec![json!({"name": "stage"})];
     let mut arguments = options.arguments.clone();
     arguments.extend(["--stage", "{{inputs.parameters.stage}}"].map(str::to_owned));

@@ -8,6 +8,7 @@
 //! Start with [`pipeline`] for the file, [`plan`] for the graph, `action.rs` for the key.
 
 mod action;
+mod argo;
 mod collection;
 mod commands;
 mod dag;
@@ -32,6 +33,7 @@ mod wiring;
 pub mod yaml;
 
 pub use action::EndOfLoop;
+pub use argo::{ArgoOptions, ArgoWorkflow};
 pub use collection::{Needed, pin_run};
 pub use commands::{PlannedCommand, shell_word};
 pub use dag::{Dag, DagNode};

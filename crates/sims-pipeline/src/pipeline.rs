@@ -130,6 +130,8 @@ pub struct NodeSpec {
     pub wired_by_role: bool,
     /// What it asks of a cluster.
     pub resources: Resources,
+    /// Where the stage itself says `parts`.
+    pub parts_at: Option<Location>,
 }
 
 /// An input that is written out.
@@ -433,10 +435,14 @@ impl Reader<'_> {
         resources: &Resources,
     ) -> Option<NodeSpec> {
         let mut node = self.keep(result)?;
-        node.resources = match &entry.value.value {
-            Yaml::Map(map) => self.resources(&format!("{section}.{}.", entry.key), map, resources),
-            _ => resources.clone(),
-        };
+        node.resources = resources.clone();
+        if let Yaml::Map(map) = &entry.value.value {
+            node.resources = self.resources(&format!("{section}.{}.", entry.key), map, resources);
+            node.parts_at = match map.get("resources").map(|own| &own.value.value) {
+                Some(Yaml::Map(own)) => own.get("parts").map(|parts| parts.key_at.clone()),
+                _ => None,
+            };
+        }
         for input in &mut node.inputs {
             for (source, at) in &mut input.sources {
                 if let Source::File(path) = source {
@@ -535,6 +541,7 @@ fn short_or_full(section: &str, repeat: Repeat, entry: &Entry) -> Result<NodeSpe
             params_key: key,
             wired_by_role: true,
             resources: Resources::default(),
+            parts_at: None,
         });
     }
     full_form(
@@ -625,6 +632,7 @@ fn full_form(
         params_key,
         wired_by_role,
         resources: Resources::default(),
+        parts_at: None,
     })
 }
 

@@ -207,9 +207,9 @@ impl Plan {
         &self.node(index).spec.resources
     }
 
-    /// Tells whether the work of the instance at `index` splits by prompt.
-    fn splits(&self, _index: usize) -> bool {
-        false
+    /// Tells whether the work of the instance at `index` splits into parts.
+    pub(crate) fn splits(&self, index: usize) -> bool {
+        self.program(index).description.units.is_some()
     }
 
     /// Returns in how many parts a cluster computes the instance at `index`; 1 where its work does not split.
@@ -359,6 +359,15 @@ fn planned(
         .get(&spec.uses, &spec.uses_at)
         .map_err(|problem| vec![problem])?;
     let description = &program.description;
+    if let (Some(at), None) = (&spec.parts_at, &description.units) {
+        let message = format!(
+            "`{}` does not work in chunks, so that it has no parts",
+            spec.name
+        );
+        let help = "`parts` is for stages that work prompt by prompt: sample, judge, extract; at the top of the \
+                    file it is for all of those";
+        return Err(vec![Diagnostic::new(at, message).help(help)]);
+    }
     let mut set = parameters::check(description, &spec.params, &spec.params_key)?;
     if parameters::has(description, "seed") {
         set.entry("seed")

@@ -2,6 +2,7 @@
 
 mod attempt;
 mod book;
+mod chunks;
 mod disk_space;
 mod interrupt;
 mod process;
@@ -44,6 +45,8 @@ pub struct RunOptions {
     pub threads: Option<usize>,
     /// Sequences that a stage with a model runs at once; `None` leaves it to the stage.
     pub batch_size: Option<usize>,
+    /// Prompts or pairs that a stage finishes at a time; 0 for all. What is finished is kept.
+    pub chunk_size: usize,
     /// Stages that run at the same time.
     pub jobs: usize,
     /// How long a stage may write nothing, not even how far it is, before it is stopped; `None` for ever.
@@ -121,6 +124,13 @@ pub enum Event {
     Note {
         /// What it is.
         message: String,
+    },
+    /// So many chunks of the stage's work are finished already.
+    Resumed {
+        /// The instance.
+        index: usize,
+        /// The chunks.
+        chunks: usize,
     },
     /// Another process computes the same action.
     WaitingForOther {

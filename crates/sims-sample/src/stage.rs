@@ -1,17 +1,17 @@
 //! The stage: tables in, table out.
 
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Context;
-use sims_artifact::tables::{RankingRow, ResponseRow};
-use sims_artifact::{Digest, ModelManifest, read_table};
+use sims_artifact::tables::{PromptRow, RankingRow, ResponseRow};
+use sims_artifact::{Digest, ModelManifest};
 use sims_model::generate::{BatchLimits, Progress, SamplingParams};
 use sims_model::language_model::set_threads;
 use sims_model::{
     Adapter, DeviceChoice, Hook, LanguageModel, LoadOptions, ModelError, memory, numerics_class,
 };
-use sims_stage::{BadInput, Interrupted, Numerics, Role, Stage, StageIo};
+use sims_stage::{BadInput, Interrupted, Numerics, Role, Stage, StageIo, Units};
 use sims_steering::{AdapterFile, Steering};
 
 use crate::lead::Lead;
@@ -79,7 +79,11 @@ impl Stage for Sample {
   sims-sample --prompts eval.parquet --model data/tiny --adapter tuned/adapter.safetensors --out tuned-answers";
     const BEHAVIOUR: u32 = 2;
     const NUMERICS: Numerics = Numerics::Model(numerics_class);
-    const PARTS: bool = true;
+    // Which prompts are answered is decided here, and a unit's digest holds the prompt.
+    const UNITS: Option<Units> = Some(Units {
+        inputs: &["prompts", "pilot"],
+        params: &["shard-size", "shard", "split", "pilot-share"],
+    });
     type Params = SampleParams;
 
     fn inputs() -> Vec<Role> {
@@ -142,41 +146,81 @@ impl Stage for Sample {
             prompts = prioritised(prompts, &pilot, params.pilot_share).map_err(bad_input)?;
             io.count("prompts_left_out", (before - prompts.len()) as f64);
         }
-        let mut prompts = io.part_of(prompts);
         let lead = Lead::read(params.system.as_deref(), io)?;
         for prompt in &mut prompts {
             lead.put_before(prompt).map_err(bad_input)?;
         }
+        let units: Vec<Digest> = prompts.iter().map(unit).collect();
+        // Opened once something has to be sampled.
+        let mut sampler: Option<Sampler> = None;
+        let samples = params.samples as usize;
+        let mut sample = |io: &mut StageIo, chunk: &[usize]| {
+            let sampler = match &mut sampler {
+                Some(sampler) => sampler,
+                none => none.insert(Sampler::open(&params, &prompts, io)?),
+            };
+            let rows = sampler.draw(&params, chunk, io)?;
+            Ok(rows.chunks(samples).map(<[_]>::to_vec).collect())
+        };
+        let rows = io.chunked_rows("responses", &units, &mut sample)?.concat();
+        report(&rows, io);
+        io.write("responses", &rows)
+    }
+}
+
+/// Names all that a prompt's responses depend on beside what is common to all prompts.
+fn unit(prompt: &PromptRow) -> Digest {
+    let content = serde_json::to_vec(&(&prompt.prompt_id, &prompt.messages));
+    Digest::derived(
+        "sims 2026 sampled prompt",
+        &content.expect("a prompt is plain data"),
+    )
+}
+
+/// The policy, and all prompts as it reads them.
+struct Sampler {
+    policy: Policy,
+    prompts: Vec<EncodedPrompt>,
+}
+
+impl Sampler {
+    /// Opens the policy and encodes every prompt, so that one that cannot be answered is found at once.
+    fn open(
+        params: &SampleParams,
+        prompts: &[PromptRow],
+        io: &mut StageIo,
+    ) -> anyhow::Result<Self> {
+        let policy = Policy::open(io, params.dtype)?;
+        let max_new_tokens = params.max_new_tokens as usize;
+        let prompts = encode_prompts(&policy.model, prompts, max_new_tokens).map_err(bad_input)?;
+        Ok(Self { policy, prompts })
+    }
+
+    /// Samples the responses to the prompts at `chunk`, prompt by prompt.
+    fn draw(
+        &self,
+        params: &SampleParams,
+        chunk: &[usize],
+        io: &mut StageIo,
+    ) -> anyhow::Result<Vec<ResponseRow>> {
         let Policy {
             name,
             model,
             steering,
-        } = Policy::open(io, params.dtype)?;
-        let prompts =
-            encode_prompts(&model, &prompts, params.max_new_tokens as usize).map_err(bad_input)?;
-
+        } = &self.policy;
+        let prompts: Vec<EncodedPrompt> = chunk.iter().map(|&i| self.prompts[i].clone()).collect();
         let draws = Draws {
-            policy: name,
+            policy: name.clone(),
             indices: 0..params.samples,
             seed: params.seed,
             round: params.round,
-            sampling: params.sampling(&model),
-            limits: batch_limits(&model, io),
+            sampling: params.sampling(model),
+            limits: batch_limits(model, io),
         };
         report_limits(&draws.limits, io);
         let mut hook = steering.as_ref().map(Steering::hook);
         let hook = hook.as_mut().map(|hook| hook as &mut dyn Hook);
-        let rows = draw(&model, &prompts, &draws, hook, io)?;
-        report(&rows, io);
-        io.write("responses", &rows)
-    }
-
-    fn join(io: &mut StageIo, parts: &[PathBuf]) -> anyhow::Result<()> {
-        let mut rows: Vec<ResponseRow> = Vec::new();
-        for part in parts {
-            rows.extend(read_table::<ResponseRow>(&part.join("responses.parquet"))?);
-        }
-        io.write("responses", &rows)
+        draw(model, &prompts, &draws, hook, io)
     }
 }
 

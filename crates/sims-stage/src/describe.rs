@@ -97,6 +97,20 @@ pub struct Description {
     /// Numerics class that the output bytes depend on; empty for pure data stages.
     #[serde(default)]
     pub numerics: String,
+    /// What the units of its work make up for, if it works in chunks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub units: Option<UnitsDescription>,
+}
+
+/// The inputs and parameters that matter to a unit of a stage's work only as the unit's digest says.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnitsDescription {
+    /// Roles of inputs.
+    #[serde(default)]
+    pub inputs: Vec<String>,
+    /// Names of parameters.
+    #[serde(default)]
+    pub params: Vec<String>,
 }
 
 /// An input or output in a [`Description`].
@@ -156,6 +170,10 @@ impl Description {
             outputs: described(S::outputs()),
             params: without_null(schemars::schema_for!(S::Params).to_value()),
             numerics: S::NUMERICS.class(device).to_owned(),
+            units: S::UNITS.map(|units| UnitsDescription {
+                inputs: units.inputs.iter().map(|&role| role.to_owned()).collect(),
+                params: units.params.iter().map(|&name| name.to_owned()).collect(),
+            }),
         }
     }
 }

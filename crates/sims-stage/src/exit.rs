@@ -30,8 +30,13 @@ impl Retryable {
 
 /// The user or the runner asked the stage to stop.
 #[derive(Debug, thiserror::Error)]
-#[error("interrupted; nothing was published, run it again to redo this stage")]
+#[error("interrupted; nothing was published, run it again to go on with this stage")]
 pub struct Interrupted;
+
+/// A process that was started for a part of the work did it; what remains needs all parts.
+#[derive(Debug, thiserror::Error)]
+#[error("the part is done")]
+pub(crate) struct PartDone;
 
 const USAGE: u8 = 2;
 const RETRY: u8 = 75;

@@ -9,10 +9,11 @@ use sims_artifact::atomic_file::{sync_folder, write_atomically};
 use sims_artifact::tables::SettingsRow;
 use sims_artifact::{Table, read_table, write_table};
 
+use crate::chunks::{ChunkOptions, is_largest};
 use crate::describe::{Role, extension};
 use crate::exit::{BadInput, Interrupted};
 use crate::parts::{self, Part};
-use crate::progress::{Progress, ProgressMode};
+use crate::progress::{ChunkSteps, Progress, ProgressMode};
 use crate::summary::Summary;
 
 /// Set by the first Ctrl-C or SIGTERM.
@@ -27,6 +28,8 @@ pub struct StageIo {
     pub(crate) progress: ProgressMode,
     pub(crate) device: String,
     pub(crate) part: Part,
+    pub(crate) chunk_options: ChunkOptions,
+    pub(crate) steps: ChunkSteps,
     pub(crate) threads: usize,
     pub(crate) batch_size: usize,
     pub(crate) summary: Summary,
@@ -100,14 +103,17 @@ impl StageIo {
         self.work.join(format!("{role}.{}", extension(schema)))
     }
 
-    /// Starts a progress count of `total` steps.
+    /// Starts a progress count of `total` steps; in a chunk of the work, of those of the chunk.
     pub fn progress(&self, label: &str, total: u64) -> Progress {
-        Progress::start(self.progress, label, total)
+        Progress::start(self.progress, label, total, &self.steps)
     }
 
-    /// Records and shows something that the user should know although the stage goes on.
+    /// Records and shows something, once, that the user should know although the stage goes on.
     pub fn warn(&mut self, message: impl Into<String>) {
         let message = message.into();
+        if self.summary.warnings.contains(&message) {
+            return;
+        }
         self.progress.warn(&message);
         self.summary.warnings.push(message);
     }
@@ -117,26 +123,23 @@ impl StageIo {
         self.summary.stop = Some(reason.into());
     }
 
-    /// Adds `value` to the summary's count `name`.
+    /// Adds `value` to the summary's count `name`; of counts whose names begin with `batch_` the largest is kept.
     pub fn count(&mut self, name: &str, value: f64) {
-        *self.summary.counts.entry(name.to_owned()).or_insert(0.0) += value;
+        let count = self.summary.counts.entry(name.to_owned()).or_insert(0.0);
+        *count = match is_largest(name) {
+            true => count.max(value),
+            false => *count + value,
+        };
+    }
+
+    /// Returns the summary's count `name` so far.
+    pub fn counted(&self, name: &str) -> f64 {
+        self.summary.counts.get(name).copied().unwrap_or(0.0)
     }
 
     /// Returns the device asked for: `auto`, `cpu` or `cuda[:N[,M]]`; of several that take parts, the first.
     pub fn device(&self) -> &str {
         parts::devices(&self.device)[0]
-    }
-
-    /// Returns the items that this process is to work on: a run of them, where the stage runs in parts.
-    ///
-    /// The parts' tables one after another have to be what the whole would write.
-    pub fn part_of<T>(&self, items: Vec<T>) -> Vec<T> {
-        let range = self.part.range(items.len());
-        items
-            .into_iter()
-            .skip(range.start)
-            .take(range.len())
-            .collect()
     }
 
     /// Returns the number of worker threads.

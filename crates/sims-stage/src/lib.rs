@@ -7,10 +7,12 @@
 //! - `STAGE describe` prints a [`Description`] as JSON.
 //! - `STAGE --ROLE PATH… --PARAM VALUE… --out DIR` does the work: every output is written to a
 //!   temporary place and moved into `DIR` at the end, `summary.json` last.
+//! - A stage whose description has `units` works in [chunks](StageIo::chunks), which outlive it.
 //! - Exit code 0; 2 for wrong usage or bad input; 75 for a failure worth retrying; 1 for the rest.
 //!
 //! Flags, pipeline keys and the JSON Schema come from one struct, made with [`params!`].
 
+mod chunks;
 mod describe;
 mod energy;
 mod exit;
@@ -21,7 +23,8 @@ mod progress;
 mod run;
 mod summary;
 
-pub use describe::{Description, Numerics, Role, RoleDescription};
+pub use chunks::{ChunkNote, Compute, Place, Units};
+pub use describe::{Description, Numerics, Role, RoleDescription, UnitsDescription};
 pub use energy::Energy;
 pub use exit::{BadInput, Interrupted, Retryable};
 pub use io::StageIo;

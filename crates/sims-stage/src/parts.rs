@@ -1,13 +1,12 @@
-//! Work in parts, one a device: the stage starts itself once for each, and joins what they wrote.
+//! Work in parts, one a device: the stage starts itself once for each, and goes on with what they finished.
 //!
 //! `--device cuda:0+cuda:1` gives each device one part of the work. A part is the same program with
-//! `--part 2/3`: it does that share of what the whole would do, in the same order, so that the parts' tables
-//! one after another are the whole's. Which devices there are changes nothing in the result.
+//! `--part 2/3`: it computes that share of the units and leaves them as [chunks](crate::chunks), which the
+//! whole then finds. Which devices there are changes nothing in the result.
 
 use std::fmt;
 use std::io::{BufRead, BufReader, Write};
 use std::ops::Range;
-use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::str::FromStr;
 use std::sync::Mutex;
@@ -38,6 +37,19 @@ pub(crate) struct Part {
 impl Part {
     /// All of it.
     pub(crate) const WHOLE: Self = Self { index: 0, count: 1 };
+
+    /// Tells whether there are other parts.
+    pub(crate) fn is_partial(self) -> bool {
+        self.count > 1
+    }
+
+    /// Returns the `index`-th of `count` parts of this part.
+    fn within(self, index: usize, count: usize) -> Self {
+        Self {
+            index: self.index * count + index,
+            count: self.count * count,
+        }
+    }
 
     /// Returns the part's share of `len` items.
     pub(crate) fn range(self, len: usize) -> Range<usize> {
@@ -80,6 +92,7 @@ enum PartEvent {
     Warning {
         message: String,
     },
+    Chunk,
 }
 
 /// What the parts have done so far.
@@ -91,25 +104,18 @@ struct Tally {
     warnings: Vec<String>,
 }
 
-/// Runs every part with `arguments` and its own device; returns the folders that they wrote to.
+/// Runs every part with `arguments` and its own device; what they finish is left in the folder of chunks.
 ///
-/// Counts and warnings of the parts go into the summary of the whole.
+/// Warnings of the parts go into the summary of the whole, and what they counted comes with their chunks.
 ///
 /// # Errors
 /// Of the kind of the first part that failed; what it said stands on stderr.
-pub(crate) fn run(
-    io: &mut StageIo,
-    devices: &[&str],
-    arguments: &[String],
-) -> anyhow::Result<Vec<PathBuf>> {
+pub(crate) fn run(io: &mut StageIo, devices: &[&str], arguments: &[String]) -> anyhow::Result<()> {
     let program = std::env::current_exe().context("cannot find the stage's own program")?;
     let threads = (io.threads() / devices.len()).max(1);
-    let mut parts: Vec<(Child, PathBuf)> = Vec::new();
+    let mut parts: Vec<Child> = Vec::new();
     for (index, device) in devices.iter().enumerate() {
-        let part = Part {
-            index,
-            count: devices.len(),
-        };
+        let part = io.part.within(index, devices.len());
         let out = io.work.join(format!("part-{}", index + 1));
         let mut command = Command::new(&program);
         command
@@ -117,15 +123,17 @@ pub(crate) fn run(
             .args(["--device", device, "--progress", "json"])
             .args(["--threads", &threads.to_string()])
             .args(["--part", &part.to_string()])
+            .arg("--chunks")
+            .arg(&io.chunk_options.folder)
             .arg("--out")
             .arg(&out)
             .stdin(Stdio::null())
             .stderr(Stdio::piped());
         match command.spawn() {
-            Ok(child) => parts.push((child, out)),
+            Ok(child) => parts.push(child),
             Err(error) => {
                 // The parts that did start must not go on without the others.
-                for (child, _) in &mut parts {
+                for child in &mut parts {
                     let _ = child.kill();
                     let _ = child.wait();
                 }
@@ -141,7 +149,7 @@ pub(crate) fn run(
         let waiting: Vec<_> = parts
             .iter_mut()
             .enumerate()
-            .map(|(index, (child, _))| {
+            .map(|(index, child)| {
                 scope.spawn({
                     let (io, tally) = (&*io, &tally);
                     move || follow(child, index, io, tally)
@@ -169,11 +177,7 @@ pub(crate) fn run(
         .into_inner()
         .unwrap_or_else(|poisoned| poisoned.into_inner());
     io.summary.warnings.extend(tally.warnings);
-    let folders: Vec<PathBuf> = parts.into_iter().map(|(_, out)| out).collect();
-    for folder in &folders {
-        add_counts(io, folder)?;
-    }
-    Ok(folders)
+    Ok(())
 }
 
 /// Passes on what a part says until it ends, and returns its exit code.
@@ -210,6 +214,7 @@ fn follow(
                     tally.warnings.push(message);
                 }
             }
+            Ok(PartEvent::Chunk) => io.progress.chunk_finished(),
             Err(_) => {
                 // Nothing can be done when stderr is closed.
                 let _ = writeln!(std::io::stderr().lock(), "{line}");
@@ -219,36 +224,16 @@ fn follow(
     Ok(child.wait()?.code())
 }
 
-/// Adds the counts of a part's summary to those of the whole.
-fn add_counts(io: &mut StageIo, folder: &Path) -> anyhow::Result<()> {
-    #[derive(Deserialize)]
-    struct Counts {
-        counts: std::collections::BTreeMap<String, f64>,
-    }
-    let path = folder.join("summary.json");
-    let text = std::fs::read_to_string(&path)
-        .with_context(|| format!("cannot read {}", path.display()))?;
-    let part: Counts = serde_json::from_str(&text)
-        .with_context(|| format!("{} is not a summary", path.display()))?;
-    let outputs: Vec<String> = io
-        .outputs
-        .iter()
-        .map(|role| format!("{}_rows", role.name))
-        .collect();
-    for (name, value) in part.counts {
-        // Rows are counted when the joined tables are written; a batch is not larger for being on two devices.
-        if name.starts_with("batch_") {
-            io.summary.counts.insert(name, value);
-        } else if !outputs.contains(&name) {
-            io.count(&name, value);
-        }
-    }
-    Ok(())
-}
-
 /// Returns the arguments of the command line without those that each part gets its own of.
 pub(crate) fn common_arguments(all: impl Iterator<Item = String>) -> Vec<String> {
-    const OWN: [&str; 4] = ["--device", "--out", "--progress", "--threads"];
+    const OWN: [&str; 6] = [
+        "--chunks",
+        "--device",
+        "--out",
+        "--part",
+        "--progress",
+        "--threads",
+    ];
     let mut kept = Vec::new();
     let mut all = all;
     while let Some(argument) = all.next() {
@@ -265,6 +250,20 @@ pub(crate) fn common_arguments(all: impl Iterator<Item = String>) -> Vec<String>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parts_of_a_part_tile_it() {
+        for len in 0..40 {
+            for (count, within) in [(3, 2), (4, 3), (1, 5)] {
+                for index in 0..count {
+                    let part = Part { index, count };
+                    let ranges = (0..within).map(|i| part.within(i, within).range(len));
+                    let all: Vec<usize> = ranges.flatten().collect();
+                    assert_eq!(all, part.range(len).collect::<Vec<_>>());
+                }
+            }
+        }
+    }
 
     #[test]
     fn parts_tile_the_work_in_order() {

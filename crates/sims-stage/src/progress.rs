@@ -37,6 +37,13 @@ impl FromStr for ProgressMode {
 }
 
 impl ProgressMode {
+    /// Tells the runner that a chunk is finished.
+    pub(crate) fn chunk_finished(self) {
+        if self == Self::Json {
+            print_event(&json!({"event": "chunk"}));
+        }
+    }
+
     /// Prints a warning the way the mode asks for.
     pub(crate) fn warn(self, message: &str) {
         match self {
@@ -46,9 +53,52 @@ impl ProgressMode {
     }
 }
 
+/// Where a chunk stands in the work: how many steps come before it, and how many units after it began.
+#[derive(Debug, Default)]
+pub(crate) struct ChunkSteps {
+    /// Steps of the chunks that are done.
+    before: u64,
+    /// Units that are not done; 0 outside of chunks.
+    units_left: usize,
+    /// Steps that were announced in the chunk at work.
+    here: AtomicU64,
+    /// Units of the chunk at work.
+    units_here: usize,
+}
+
+impl ChunkSteps {
+    /// Begins work on so many units, `size` at a time.
+    pub(crate) fn start(&mut self, units: usize, size: usize) {
+        *self = Self {
+            units_left: units,
+            units_here: units.min(size),
+            ..Self::default()
+        };
+    }
+
+    /// Ends a chunk.
+    pub(crate) fn finish_chunk(&mut self) {
+        self.before += std::mem::take(self.here.get_mut());
+        self.units_left -= self.units_here;
+        self.units_here = self.units_here.min(self.units_left);
+    }
+
+    /// Returns the steps before a count of `total` and those of the whole, as far as can be told.
+    fn place(&self, total: u64) -> (u64, u64) {
+        if self.units_here == 0 {
+            return (0, total);
+        }
+        let before = self.before + self.here.fetch_add(total, Ordering::Relaxed);
+        let share = self.units_left as f64 / self.units_here as f64;
+        (before, before + (total as f64 * share).round() as u64)
+    }
+}
+
 /// Counts work done; safe to share between threads.
 pub struct Progress {
     label: String,
+    /// Steps that were done before.
+    before: u64,
     total: u64,
     done: AtomicU64,
     sink: Sink,
@@ -62,7 +112,8 @@ enum Sink {
 
 impl Progress {
     /// Starts to count `total` steps of `label`.
-    pub(crate) fn start(mode: ProgressMode, label: &str, total: u64) -> Self {
+    pub(crate) fn start(mode: ProgressMode, label: &str, total: u64, place: &ChunkSteps) -> Self {
+        let (before, total) = place.place(total);
         let sink = match mode {
             ProgressMode::Auto if std::io::stderr().is_terminal() => Sink::Bar(bar(label, total)),
             ProgressMode::Json => Sink::Json(Mutex::new(None)),
@@ -70,6 +121,7 @@ impl Progress {
         };
         let progress = Self {
             label: label.to_owned(),
+            before,
             total,
             done: AtomicU64::new(0),
             sink,
@@ -91,6 +143,7 @@ impl Progress {
     }
 
     fn report(&self, done: u64) {
+        let done = self.before + done;
         match &self.sink {
             Sink::Bar(bar) => bar.set_position(done),
             Sink::Json(last) => {

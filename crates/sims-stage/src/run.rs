@@ -12,11 +12,12 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use sims_artifact::atomic_file::remove_abandoned;
 
+use crate::chunks::{ChunkOptions, Units};
 use crate::describe::{Description, Numerics, Role, extension};
-use crate::exit::{BadInput, Interrupted, code_of};
+use crate::exit::{BadInput, Interrupted, PartDone, code_of};
 use crate::io::{INTERRUPTED, StageIo};
 use crate::parts::{self, Part};
-use crate::progress::ProgressMode;
+use crate::progress::{ChunkSteps, ProgressMode};
 use crate::summary::Summary;
 
 /// A step of the loop: files in, files out.
@@ -31,9 +32,8 @@ pub trait Stage {
     const BEHAVIOUR: u32;
     /// What the output bytes depend on beside inputs and parameters.
     const NUMERICS: Numerics;
-    /// Whether the work can be done in parts, one a device: every item by itself, taken with
-    /// [`StageIo::part_of`], and tables that joined in order are the whole's.
-    const PARTS: bool = false;
+    /// What the units of its work make up for, where it does the work with [`StageIo::chunks`].
+    const UNITS: Option<Units> = None;
     /// The parameters, made with [`crate::params!`].
     type Params: Args + Serialize + JsonSchema;
 
@@ -42,15 +42,6 @@ pub trait Stage {
 
     /// The outputs.
     fn outputs() -> Vec<Role>;
-
-    /// Writes the outputs of the whole from those of the parts, whose folders are given in order.
-    ///
-    /// # Errors
-    /// If a part's output cannot be read or the whole's not be written; stages without [`PARTS`](Self::PARTS) have none.
-    fn join(io: &mut StageIo, parts: &[PathBuf]) -> anyhow::Result<()> {
-        let _ = (io, parts);
-        anyhow::bail!("the {} stage has no parts", Self::NAME)
-    }
 
     /// Does the work: reads the inputs and writes every output.
     ///
@@ -78,7 +69,7 @@ fn command<S: Stage>() -> Command {
     let device = Arg::new("device")
         .long("device")
         .default_value("auto")
-        .help(if S::PARTS {
+        .help(if S::UNITS.is_some() {
             "Where to compute: auto, cpu or cuda[:N[,M]]; cuda:0+cuda:1 gives each a part of the work"
         } else {
             "Where to compute: auto, cpu or cuda[:N[,M]]; of several with a + between, the first"
@@ -128,13 +119,7 @@ fn command<S: Stage>() -> Command {
                 )),
         )
         .arg(device)
-        .args(S::PARTS.then(|| {
-            Arg::new("part")
-                .long("part")
-                .value_name("I/N")
-                .value_parser(value_parser!(Part))
-                .help("Do the I-th of N parts of the work")
-        }))
+        .args(S::UNITS.map(|_| chunk_arguments()).into_iter().flatten())
         .arg(
             Arg::new("threads")
                 .long("threads")
@@ -156,6 +141,29 @@ fn command<S: Stage>() -> Command {
                 .value_parser(value_parser!(ProgressMode))
                 .help("auto (a bar on a terminal), json (events on stderr) or none"),
         )
+}
+
+/// Returns the flags of a stage that works in chunks.
+fn chunk_arguments() -> [Arg; 3] {
+    [
+        Arg::new("chunks")
+            .long("chunks")
+            .value_name("DIR")
+            .value_parser(value_parser!(PathBuf))
+            .help("Folder of finished chunks: those in DIR/known are not computed again, new ones go to DIR/new"),
+        Arg::new("chunk-size")
+            .long("chunk-size")
+            .value_name("N")
+            .default_value("0")
+            .value_parser(value_parser!(usize))
+            .help("Prompts or pairs a chunk; 0 makes one chunk of all"),
+        Arg::new("part")
+            .long("part")
+            .value_name("I/N")
+            .requires("chunks")
+            .value_parser(value_parser!(Part))
+            .help("Do the I-th of N parts of the work, and leave only its chunks"),
+    ]
 }
 
 /// Returns the name that the program was started under, for `--version`.
@@ -192,18 +200,24 @@ fn run<S: Stage>(matches: &ArgMatches) -> anyhow::Result<()> {
     .context("cannot handle Ctrl-C")?;
     let device = io.device.clone();
     let devices = parts::devices(&device);
-    if S::PARTS && devices.len() > 1 {
+    let is_shared = S::UNITS.is_some() && devices.len() > 1;
+    if is_shared {
         let arguments = std::env::args_os()
             .skip(1)
             .map(|argument| argument.to_string_lossy().into_owned());
-        let arguments = parts::common_arguments(arguments);
-        let folders = parts::run(&mut io, &devices, &arguments)?;
-        S::join(&mut io, &folders)?;
-    } else {
-        S::run(&params, &mut io)?;
+        parts::run(&mut io, &devices, &parts::common_arguments(arguments))?;
+    }
+    if !(is_shared && io.part.is_partial()) {
+        match S::run(&params, &mut io) {
+            Err(error) if error.is::<PartDone>() => {}
+            other => other?,
+        }
     }
     if io.interrupted() {
         return Err(Interrupted.into());
+    }
+    if io.part.is_partial() {
+        return Ok(());
     }
     io.publish()
 }
@@ -250,20 +264,27 @@ fn prepare<S: Stage>(matches: &ArgMatches) -> anyhow::Result<StageIo> {
     clear::<S>(&out, &inputs)?;
     let work = out.join(format!("{PARTIAL}{}", std::process::id()));
     std::fs::create_dir_all(&work).with_context(|| format!("cannot create {}", work.display()))?;
+    let (mut part, mut chunks, mut chunk_size) = (None, None, None);
+    if S::UNITS.is_some() {
+        part = matches.get_one::<Part>("part").copied();
+        chunks = matches.get_one::<PathBuf>("chunks").cloned();
+        chunk_size = matches.get_one::<usize>("chunk-size").copied();
+    }
     Ok(StageIo {
         inputs,
         outputs: S::outputs(),
         out,
-        work,
         progress,
         summary: Summary::new(S::NAME, threads, &device, S::NUMERICS.class(&device)),
         device,
-        part: if S::PARTS {
-            matches.get_one::<Part>("part").copied()
-        } else {
-            None
-        }
-        .unwrap_or(Part::WHOLE),
+        part: part.unwrap_or(Part::WHOLE),
+        chunk_options: ChunkOptions {
+            folder: chunks.unwrap_or_else(|| work.join("chunks")),
+            size: chunk_size.unwrap_or(0),
+            finished: 0,
+        },
+        steps: ChunkSteps::default(),
+        work,
         threads,
         batch_size: matches.get_one::<usize>("batch-size").copied().unwrap_or(0),
     })

@@ -84,6 +84,7 @@ impl ExecutorOptions {
         if let Some(size) = execution.batch_size {
             add("batch-size", size.to_string());
         }
+        add("chunk-size", execution.chunk_size.to_string());
         if let Some(time) = execution.hang_after {
             add("hang-after", format!("{}s", time.as_secs_f64()));
         }

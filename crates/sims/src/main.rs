@@ -4,6 +4,7 @@
 //! goes to stdout, all else to stderr; with `--json` stdout holds one JSON value and nothing
 //! else. `sims NAME` runs the program `sims-NAME` when `NAME` is not built in.
 
+mod argo;
 mod dag;
 mod diff;
 mod executor;
@@ -86,6 +87,8 @@ enum Command {
     New(new_stage::Arguments),
     /// Compute one stage of a plan, as a job of a cluster does
     Work(work::Arguments),
+    /// Write a plan as a workflow for Kubernetes
+    Argo(argo::Arguments),
     /// Show what the columns of an artifact mean
     Schema(schema::Arguments),
     #[command(external_subcommand)]
@@ -109,6 +112,7 @@ fn main() -> ExitCode {
         Command::Pin(arguments) => pin::run(&arguments),
         Command::New(arguments) => new_stage::run(&arguments),
         Command::Work(arguments) => work::run(&arguments),
+        Command::Argo(arguments) => argo::run(&arguments),
         Command::Schema(arguments) => schema::run(&arguments),
         Command::External(arguments) => external::run(&arguments),
     };

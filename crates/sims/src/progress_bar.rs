@@ -71,6 +71,13 @@ impl ProgressDisplay {
                 self.line(&line);
             }
             Event::Note { message } => self.line(&message),
+            Event::Resumed { index, chunks } => {
+                let line = format!(
+                    "{}: {chunks} chunks of its work are finished already",
+                    self.names[index]
+                );
+                self.line(&line);
+            }
             Event::WaitingForOther { index } => {
                 let line = format!(
                     "{}: another process computes it; waiting for its result",

@@ -49,6 +49,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
         jobs,
         threads: arguments.execution.threads.or(shared),
         batch_size: arguments.execution.batch_size,
+        chunk_size: arguments.execution.chunk_size,
         hang_after: arguments.execution.hang_after,
     };
     arguments.executor.check()?;

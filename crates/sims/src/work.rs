@@ -13,7 +13,7 @@ use sims_pipeline::{Assignment, Interrupt, Worked, run};
 use crate::exit::Exit;
 use crate::progress_bar::shown;
 use crate::signals::raise_on_signals;
-use crate::workspace::{Execution, PipelineOptions, Workspace};
+use crate::workspace::{CHUNK_SIZE, Execution, PipelineOptions, Workspace};
 use crate::{print, say};
 
 #[derive(Debug, Args)]
@@ -30,6 +30,9 @@ pub(crate) struct Arguments {
     /// Stage and round: round-1/sample, once/base-eval
     #[arg(long, value_name = "STAGE")]
     stage: String,
+    /// Compute the I-th of N parts of its work, and leave the whole to a later call without this
+    #[arg(long, value_name = "I/N", value_parser = part)]
+    part: Option<(usize, usize)>,
     #[command(flatten)]
     options: PipelineOptions,
     #[command(flatten)]
@@ -54,9 +57,21 @@ pub(crate) struct WorkerExecution {
     /// Sequences that a model runs at once [default: each stage chooses]
     #[arg(long, value_name = "N")]
     pub(crate) batch_size: Option<usize>,
+    /// Prompts or pairs that a stage finishes at a time; what is finished survives an interruption. 0 for all
+    #[arg(long, value_name = "N", default_value_t = CHUNK_SIZE)]
+    pub(crate) chunk_size: usize,
     /// Stop a stage of which nothing was heard for so long, not even how far it is: 90s, 30m, 2h [default: never]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) hang_after: Option<Duration>,
+}
+
+/// Reads `2/8` as the part at 1 of 8.
+fn part(text: &str) -> Result<(usize, usize), String> {
+    let parsed = text.split_once('/').and_then(|(part, parts)| {
+        let (part, parts): (usize, usize) = (part.parse().ok()?, parts.parse().ok()?);
+        (1..=parts).contains(&part).then_some((part - 1, parts))
+    });
+    parsed.ok_or_else(|| "give a part and their number, such as 2/8".to_owned())
 }
 
 /// Reads a recipe's key.
@@ -72,6 +87,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
         jobs: 1,
         threads: arguments.execution.threads,
         batch_size: arguments.execution.batch_size,
+        chunk_size: arguments.execution.chunk_size,
         hang_after: arguments.execution.hang_after,
     };
     let workspace = Workspace::open(&arguments.pipeline, &arguments.options, &execution)?;
@@ -80,6 +96,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
     raise_on_signals(interrupt.clone())?;
     let assignment = Assignment {
         stage: arguments.stage.clone(),
+        part: arguments.part,
         recipe: arguments.recipe,
         report: arguments.report.clone(),
         patience: arguments.wait.unwrap_or_default(),

@@ -66,6 +66,9 @@ fn device(text: &str) -> Result<String, String> {
     }
 }
 
+/// Prompts or pairs that a stage finishes at a time where nothing else is asked for.
+pub(crate) const CHUNK_SIZE: usize = 128;
+
 /// How stages are run, without changing what they compute.
 #[derive(Debug, Default)]
 pub(crate) struct Execution {
@@ -75,6 +78,8 @@ pub(crate) struct Execution {
     pub(crate) threads: Option<usize>,
     /// Sequences that a model runs at once.
     pub(crate) batch_size: Option<usize>,
+    /// Prompts or pairs that a stage finishes at a time; 0 for all.
+    pub(crate) chunk_size: usize,
     /// How long a stage may write nothing before it is stopped.
     pub(crate) hang_after: Option<Duration>,
 }
@@ -110,6 +115,7 @@ impl Workspace {
             current,
             threads: execution.threads,
             batch_size: execution.batch_size,
+            chunk_size: execution.chunk_size,
             jobs: execution.jobs,
             hang_after: execution.hang_after,
             retry_delays: RETRY_DELAYS.to_vec(),
@@ -152,13 +158,18 @@ fn load(
 impl Workspace {
     /// Returns the plan of a file that stands for one run; `what` says in the message why there has to be one.
     pub(crate) fn only_plan(&self, what: &str) -> Result<&Plan, UsageError> {
-        match &self.plans[..] {
-            [plan] => Ok(plan),
-            plans => Err(UsageError(format!(
-                "this file stands for {} runs, and {what}: choose it with --only",
-                plans.len()
-            ))),
-        }
+        only_plan(&self.plans, what)
+    }
+}
+
+/// Returns the one plan; `what` says in the message why there has to be one.
+pub(crate) fn only_plan<'a>(plans: &'a [Plan], what: &str) -> Result<&'a Plan, UsageError> {
+    match plans {
+        [plan] => Ok(plan),
+        plans => Err(UsageError(format!(
+            "this file stands for {} runs, and {what}: choose it with --only",
+            plans.len()
+        ))),
     }
 }
 

@@ -86,6 +86,9 @@ pub struct ActionResult {
     /// Why the stage asked that no further round run, if it did.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub stop: Option<String>,
+    /// The actions whose results are pieces of this one.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub chunks: Vec<ActionKey>,
 }
 
 impl ActionResult {

@@ -89,7 +89,11 @@ impl Store {
         Ok(blob)
     }
 
-    fn add_copy(&self, path: &Path) -> Result<Blob, StoreError> {
+    /// Stores a copy of the file at `path`, which stays, and returns its digest and size.
+    ///
+    /// # Errors
+    /// As [`add_file`](Self::add_file).
+    pub fn add_copy(&self, path: &Path) -> Result<Blob, StoreError> {
         let copy = self.scratch()?;
         let target = copy.path().join("copy");
         std::fs::copy(path, &target).map_err(|e| ArtifactError::io("copy", path, e))?;

@@ -124,6 +124,10 @@ impl Marks<'_> {
         {
             self.blobs.extend(result.blobs().map(|(_, digest)| digest));
             self.read.insert(key);
+            // Pieces have no pieces.
+            for chunk in result.chunks {
+                self.keep_result(chunk)?;
+            }
         }
         Ok(())
     }
@@ -223,6 +227,9 @@ impl Store {
         for (kind, folder) in &folders {
             gc.go_through(*kind, folder)?;
             step();
+        }
+        if !options.dry_run {
+            self.forget_lost_chunks()?;
         }
         match (options.empty_trash, options.dry_run) {
             (true, false) => {

@@ -196,3 +196,61 @@ fn extra(key: &str, node: &Node) -> Result<Vec<String>, Diagnostic> {
     };
     items.iter().map(option).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use insta::assert_snapshot;
+
+    use super::*;
+    use crate::yaml::{SourceFile, parse};
+
+    fn read_text(text: &str, below: &Resources) -> Result<Resources, String> {
+        let file = Arc::new(SourceFile {
+            path: "p.yaml".into(),
+            text: text.to_owned(),
+        });
+        read("resources", &parse(&file).unwrap(), below).map_err(|problems| {
+            let texts: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            texts.join("\n")
+        })
+    }
+
+    #[test]
+    fn everything_that_a_stage_may_ask_for_is_read() {
+        let text = "{cpus: 4, memory: 16G, gpus: a100:2, time: 1.5h, partition: main, account: us, qos: high, \
+                    parts: 8, extra: [--constraint=avx512]}";
+        let expected = Resources {
+            cpus: Some(4),
+            memory_mib: Some(16 << 10),
+            gpus: Some(Gpus {
+                kind: Some("a100".to_owned()),
+                count: 2,
+            }),
+            time: Some(Duration::from_secs(5400)),
+            partition: Some("main".to_owned()),
+            account: Some("us".to_owned()),
+            qos: Some("high".to_owned()),
+            parts: Some(8),
+            extra: vec!["--constraint=avx512".to_owned()],
+        };
+        assert_eq!(read_text(text, &Resources::default()), Ok(expected));
+    }
+
+    #[test]
+    fn a_stage_changes_what_it_names_and_keeps_the_rest() {
+        let top = read_text("{cpus: 4, gpus: 1, memory: 500M}", &Resources::default()).unwrap();
+        let own = read_text("{cpus: 8, gpus: 0}", &top).unwrap();
+        assert_eq!(
+            (own.cpus, own.gpus, own.memory_mib),
+            (Some(8), None, Some(500))
+        );
+    }
+
+    #[test]
+    fn mistakes_are_shown_all_at_once() {
+        let text = "cpus: 0\nmemory: 16\ngpus: many\ntime: 1:30\npartition: a b\nparts: 5000\nextra: [constraint]\nmem: 3G\n";
+        assert_snapshot!(read_text(text, &Resources::default()).unwrap_err(), @"");
+    }
+}

@@ -11,8 +11,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sims_artifact::Digest;
-use sims_artifact::store::{ActionOutput, ActionResult, Blob, Scratch, Store, StoreError};
+use sims_artifact::store::{
+    ActionKey, ActionOutput, ActionResult, Blob, Scratch, Store, StoreError,
+};
 
+use super::chunks::Chunks;
 use super::process::{self, StageEvent};
 use super::{Event, Interrupt, RunOptions, disk_space};
 use crate::action::{Action, ActionInput, Lookup, claim};
@@ -106,6 +109,20 @@ pub(super) enum Purpose {
     Publish,
     /// They are only looked at.
     Compare,
+    /// There are none: only the chunks of one part of the work, from 0, of so many.
+    Part((usize, usize)),
+}
+
+/// How the computation of a part ended.
+pub(super) enum PartOutcome {
+    /// Its chunks are in the store.
+    Done,
+    /// The whole action is in the store.
+    NotNeeded,
+    /// It was asked to stop.
+    Interrupted,
+    /// The stage failed.
+    Failed(Box<Failure>),
 }
 
 impl Attempt<'_> {
@@ -120,16 +137,33 @@ impl Attempt<'_> {
             Lookup::Damaged { result, .. } => before = result,
             Lookup::Miss => {}
         }
+        let result = self.run_until_done()?;
+        self.compare(before.as_ref(), &result);
+        Ok(Done::Executed(result))
+    }
+
+    /// Computes one part of the work, without the lease: parts of an action run beside each other.
+    pub(super) fn perform_part(&self) -> Result<PartOutcome, PipelineError> {
+        if let Lookup::Hit(_) = claim(self.store, &self.action.key)? {
+            return Ok(PartOutcome::NotNeeded);
+        }
+        match self.run_until_done() {
+            Ok(_) => Ok(PartOutcome::Done),
+            Err(NotDone::Interrupted) => Ok(PartOutcome::Interrupted),
+            Err(NotDone::Failed(failure)) => Ok(PartOutcome::Failed(failure)),
+            Err(NotDone::Error(error)) => Err(error),
+        }
+    }
+
+    /// Runs the stage until it succeeds or may not be retried.
+    fn run_until_done(&self) -> Result<ActionResult, NotDone> {
         (self.hear)(Event::Started {
             index: self.action.index,
         });
         let mut delays = self.options.retry_delays.iter();
         loop {
             match self.run_once()? {
-                Ok(result) => {
-                    self.compare(before.as_ref(), &result);
-                    return Ok(Done::Executed(result));
-                }
+                Ok(result) => return Ok(result),
                 Err((failure, may_retry)) => {
                     let Some(delay) = delays.next().filter(|_| may_retry) else {
                         return Err(NotDone::Failed(Box::new(failure)));
@@ -169,7 +203,8 @@ impl Attempt<'_> {
         let out = scratch.path().join("out");
         std::fs::create_dir(&out).map_err(|e| PipelineError::io("create", &out, e))?;
         let inputs = self.input_paths(&scratch)?;
-        let execution = self.execution_flags();
+        let mut chunks = self.chunks(&scratch)?;
+        let execution = self.execution_flags(chunks.as_ref());
         let arguments =
             commands::arguments(self.plan, self.action.index, &inputs, &execution, &out);
         let log_path = self.log_path();
@@ -186,7 +221,13 @@ impl Attempt<'_> {
             )
             .current_dir(&self.plan.pipeline.workspace);
         let index = self.action.index;
+        let mut kept = Ok(());
         let mut hear = |event| match event {
+            StageEvent::Chunk => {
+                if let (Some(chunks), Ok(())) = (&mut chunks, &kept) {
+                    kept = chunks.keep_new();
+                }
+            }
             StageEvent::Progress { label, done, total } => (self.hear)(Event::Progress {
                 index,
                 label,
@@ -204,6 +245,10 @@ impl Attempt<'_> {
             &mut hear,
         )
         .map_err(|e| PipelineError::io("run", program, e))?;
+        // Whatever became of the stage, what it finished is kept.
+        if let (Some(chunks), Ok(())) = (&mut chunks, &kept) {
+            kept = chunks.keep_new();
+        }
         if self.interrupt.is_raised() && !ended.status.success() {
             return Err(NotDone::Interrupted);
         }
@@ -214,7 +259,8 @@ impl Attempt<'_> {
                 false,
             )
         } else if ended.status.success() {
-            match self.commit(&out, ended.seconds) {
+            let keys = chunks.map(Chunks::into_keys).unwrap_or_default();
+            match kept.and_then(|()| self.commit(&out, ended.seconds, keys)) {
                 Ok(result) => return Ok(Ok(result)),
                 Err(Rejected::Output(message)) => {
                     let advice = "this is a fault of the stage: it must write every output that it describes";
@@ -277,8 +323,25 @@ impl Attempt<'_> {
         Ok(inputs)
     }
 
+    /// Gathers the finished chunks of the work, where the stage works in chunks and its word is not put to a test.
+    fn chunks(&self, scratch: &Scratch) -> Result<Option<Chunks<'_>>, NotDone> {
+        let units = &self.plan.program(self.action.index).description.units;
+        let Some(units) = units.as_ref().filter(|_| self.purpose != Purpose::Compare) else {
+            return Ok(None);
+        };
+        let folder = scratch.path().join("chunks");
+        let chunks = Chunks::gather(self.store, &self.action.document, units, folder)?;
+        if chunks.len() > 0 {
+            (self.hear)(Event::Resumed {
+                index: self.action.index,
+                chunks: chunks.len(),
+            });
+        }
+        Ok(Some(chunks))
+    }
+
     /// Returns the flags that say how to run, never what to compute.
-    fn execution_flags(&self) -> Vec<String> {
+    fn execution_flags(&self, chunks: Option<&Chunks<'_>>) -> Vec<String> {
         let mut flags = vec!["--progress".to_owned(), "json".to_owned()];
         if let Some(threads) = self.options.threads {
             flags.extend(["--threads".to_owned(), threads.to_string()]);
@@ -286,6 +349,12 @@ impl Attempt<'_> {
         let numerics = &self.plan.program(self.action.index).description.numerics;
         if let (Some(size), false) = (self.options.batch_size, numerics.is_empty()) {
             flags.extend(["--batch-size".to_owned(), size.to_string()]);
+        }
+        if let Some(chunks) = chunks {
+            flags.extend(chunks.flags(self.options.chunk_size));
+        }
+        if let Purpose::Part((index, count)) = self.purpose {
+            flags.extend(["--part".to_owned(), format!("{}/{count}", index + 1)]);
         }
         flags
     }
@@ -296,6 +365,9 @@ impl Attempt<'_> {
         match self.purpose {
             Purpose::Publish => path,
             Purpose::Compare => path.with_extension("verify.log"),
+            Purpose::Part((index, count)) => {
+                path.with_extension(format!("part-{}-of-{count}.log", index + 1))
+            }
         }
     }
 
@@ -343,7 +415,12 @@ impl Attempt<'_> {
     }
 
     /// Checks the outputs and moves them into the store.
-    fn commit(&self, out: &Path, seconds: f64) -> Result<ActionResult, Rejected> {
+    fn commit(
+        &self,
+        out: &Path,
+        seconds: f64,
+        chunks: Vec<ActionKey>,
+    ) -> Result<ActionResult, Rejected> {
         for (_, here) in &self.action.inputs {
             for input in here {
                 if let ActionInput::External(input) = input
@@ -352,6 +429,17 @@ impl Attempt<'_> {
                     return Err(Rejected::Input(changed.to_owned()));
                 }
             }
+        }
+        let mut result = ActionResult {
+            key: self.action.key,
+            outputs: BTreeMap::new(),
+            summary: None,
+            seconds,
+            stop: None,
+            chunks,
+        };
+        if let Purpose::Part(_) = self.purpose {
+            return Ok(result);
         }
         let description = &self.plan.program(self.action.index).description;
         let mut files = BTreeMap::new();
@@ -362,11 +450,10 @@ impl Attempt<'_> {
             })?;
             files.insert(role.clone(), file);
         }
-        let mut outputs = BTreeMap::new();
         for (role, file) in files {
             let Blob { digest, bytes } = self.keep(&out.join(&file))?;
             let schema = description.outputs[&role].schema.clone();
-            outputs.insert(
+            result.outputs.insert(
                 role,
                 ActionOutput {
                     digest,
@@ -377,19 +464,11 @@ impl Attempt<'_> {
             );
         }
         let file = out.join("summary.json");
-        let (mut summary, mut stop) = (None, None);
         if file.is_file() {
             // Read first: the store takes the file away.
-            stop = asked_to_stop(&file);
-            summary = Some(self.keep(&file)?);
+            result.stop = asked_to_stop(&file);
+            result.summary = Some(self.keep(&file)?);
         }
-        let result = ActionResult {
-            key: self.action.key,
-            outputs,
-            summary,
-            seconds,
-            stop,
-        };
         if self.purpose == Purpose::Publish {
             self.store.publish_action(&self.action.document, &result)?;
         }
@@ -400,7 +479,7 @@ impl Attempt<'_> {
     fn keep(&self, file: &Path) -> Result<Blob, Rejected> {
         match self.purpose {
             Purpose::Publish => Ok(self.store.add_file(file)?),
-            Purpose::Compare => {
+            Purpose::Compare | Purpose::Part(_) => {
                 let fault = |e| Rejected::Error(PipelineError::io("read", file, e));
                 Ok(Blob {
                     digest: Digest::of_file(file).map_err(|e| Rejected::Error(e.into()))?,
@@ -431,7 +510,7 @@ impl Attempt<'_> {
 }
 
 /// Why the outputs of a stage that said it succeeded are not taken.
-enum Rejected {
+pub(super) enum Rejected {
     Output(String),
     Input(PathBuf),
     Error(PipelineError),

@@ -32,6 +32,8 @@ pub(super) enum StageEvent {
     },
     /// Something that the user should know.
     Warning { message: String },
+    /// A chunk of its work is finished.
+    Chunk,
 }
 
 /// How a process ended.

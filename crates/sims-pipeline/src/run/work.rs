@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use sims_artifact::store::{ActionKey, Store};
 
-use super::attempt::{Attempt, Done, NotDone, Purpose};
+use super::attempt::{Attempt, Done, NotDone, PartOutcome, Purpose};
 use super::report::{JobEnd, Reporter};
 use super::{Event, Failure, Interrupt, RunOptions};
 use crate::PipelineError;
@@ -20,6 +20,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 pub struct Assignment {
     /// The stage and its round: `round-1/sample`.
     pub stage: String,
+    /// The part of its work to do, from 0, and how many there are; `None` for the stage as a whole.
+    pub part: Option<(usize, usize)>,
     /// What the plan has to compute there: a worker that would compute something else refuses.
     pub recipe: Option<ActionKey>,
     /// The file to write to how far it is and how it ended.
@@ -100,6 +102,12 @@ struct Worker<'a> {
 
 impl Worker<'_> {
     fn work(&self, index: usize, assignment: &Assignment) -> Result<Worked, PipelineError> {
+        if assignment.part.is_some() && !self.plan.splits(index) {
+            return Err(PipelineError::Usage(format!(
+                "{} does not work in chunks, so that it has no parts",
+                self.plan.name(index)
+            )));
+        }
         let mut resolver = Resolver::new(self.plan, self.store);
         if let Some(wanted) = assignment.recipe
             && resolver.recipes()?[index] != wanted
@@ -138,8 +146,16 @@ impl Worker<'_> {
             interrupt: self.interrupt,
             hear: self.hear,
             action: &action,
-            purpose: Purpose::Publish,
+            purpose: assignment.part.map_or(Purpose::Publish, Purpose::Part),
         };
+        if assignment.part.is_some() {
+            return Ok(match attempt.perform_part()? {
+                PartOutcome::Done => Worked::Executed,
+                PartOutcome::NotNeeded => Worked::Cached,
+                PartOutcome::Interrupted => Worked::Interrupted,
+                PartOutcome::Failed(failure) => Worked::Failed(failure),
+            });
+        }
         match attempt.perform() {
             Ok(Done::Executed(result)) => {
                 let seconds = result.seconds;

@@ -308,6 +308,25 @@ mod tests {
     }
 
     #[test]
+    fn resources_of_a_short_form_stay_beside_its_parameters() {
+        let merged = loaded(&[
+            (
+                "base.yaml",
+                "round: {sample: {samples: 10, resources: {cpus: 4, memory: 1G}}}\n",
+            ),
+            (
+                "over.yaml",
+                "extends: base.yaml\nround: {sample: {with: {samples: 4}, resources: {cpus: 8}}}\n",
+            ),
+        ])
+        .unwrap();
+        assert_eq!(
+            merged["round"]["sample"],
+            json!({"resources": {"cpus": 8, "memory": "1G"}, "with": {"samples": 4}})
+        );
+    }
+
+    #[test]
     fn overlays_stack_across_folders() {
         let merged = loaded(&[
             ("base.yaml", BASE),

@@ -210,14 +210,17 @@ impl<'a> Follower<'a> {
                 None => {}
             }
         }
-        let places: HashMap<(String, Option<u32>), (Slot, u32)> = ours
+        let older: Vec<(Slot, u32, String)> = ours
             .iter()
-            .map(|(slot, attempt, task)| ((task.job.clone(), task.task), (*slot, *attempt)))
+            .filter(|(_, _, task)| task.is_active())
+            .map(|(slot, attempt, task)| (*slot, *attempt, task.job.clone()))
             .collect();
-        let tasks = ours.into_iter().map(|(_, _, task)| task).collect();
-        let found = queue::newest(tasks, |task| {
-            places.get(&(task.job.clone(), task.task)).copied()
-        });
+        let found = queue::newest(ours);
+        for (slot, attempt, job) in older {
+            if attempt < found[&slot].0 && !self.dropped.contains(&(slot, attempt)) {
+                self.stale.push(job);
+            }
+        }
         for (slot, (attempt, tasks)) in &found {
             let is_known =
                 self.jobs.contains_key(slot) || self.dropped.contains(&(*slot, *attempt));
@@ -366,7 +369,8 @@ impl<'a> Follower<'a> {
         let failures = self.failures.entry(index).or_insert(0);
         *failures += 1;
         let (failures, allowed) = (*failures, self.slurm.resubmissions);
-        if failures <= allowed && !failure.is_lasting {
+        let is_over = self.book.report.failed > 0;
+        if failures <= allowed && !failure.is_lasting && !is_over {
             let message = format!(
                 "{}; it is submitted again ({failures} of {allowed}), see {}",
                 failure.what,

@@ -149,16 +149,12 @@ fn parse(text: &str) -> Vec<QueuedTask> {
     text.lines().filter_map(task).collect()
 }
 
-/// Groups tasks by what their comments say, newest try of each slot only.
-pub(super) fn newest<K: Ord + Clone>(
-    tasks: Vec<QueuedTask>,
-    slot: impl Fn(&QueuedTask) -> Option<(K, u32)>,
+/// Groups tasks by what they are for, and keeps those of the newest try: `(what, try, task)`.
+pub(super) fn newest<K: Ord>(
+    tasks: impl IntoIterator<Item = (K, u32, QueuedTask)>,
 ) -> BTreeMap<K, (u32, Vec<QueuedTask>)> {
     let mut found: BTreeMap<K, (u32, Vec<QueuedTask>)> = BTreeMap::new();
-    for task in tasks {
-        let Some((key, attempt)) = slot(&task) else {
-            continue;
-        };
+    for (key, attempt, task) in tasks {
         let entry = found.entry(key).or_insert((attempt, Vec::new()));
         if attempt > entry.0 {
             *entry = (attempt, Vec::new());
@@ -247,7 +243,10 @@ mod tests {
     #[test]
     fn of_several_tries_the_newest_counts() {
         let tasks = parse("1|N/A|FAILED|x|1\n3|N/A|RUNNING|x|3\n2|N/A|FAILED|x|2\n");
-        let found = newest(tasks, |task| Some(((), task.comment.parse().ok()?)));
+        let numbered = tasks
+            .into_iter()
+            .map(|task| ((), task.comment.parse().unwrap(), task));
+        let found = newest(numbered);
         let (attempt, tasks) = &found[&()];
         assert_eq!((*attempt, tasks.len(), tasks[0].job.as_str()), (3, 1, "3"));
     }
