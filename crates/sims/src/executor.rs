@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::Context;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use sims_pipeline::{Plan, SlurmOptions};
 
 use crate::exit::UsageError;
@@ -14,19 +14,28 @@ use crate::workspace::PipelineOptions;
 const WAIT: &str = "90s";
 
 /// Where stages are computed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Executor {
-    /// On this machine
+    /// On this machine.
     Local,
-    /// As jobs of the Slurm cluster that this machine submits to
+    /// As jobs of the Slurm cluster that this machine submits to.
     Slurm,
+}
+
+/// Reads the name of an executor.
+fn executor(text: &str) -> Result<Executor, String> {
+    match text {
+        "local" => Ok(Executor::Local),
+        "slurm" => Ok(Executor::Slurm),
+        _ => Err("give local or slurm".to_owned()),
+    }
 }
 
 /// Where and how stages are computed.
 #[derive(Debug, Args)]
 pub(crate) struct ExecutorOptions {
-    /// Where stages run
-    #[arg(long, value_enum, default_value_t = Executor::Local)]
+    /// Where stages run: local, or slurm for jobs of the cluster that this machine submits to
+    #[arg(long, value_name = "NAME", default_value = "local", value_parser = executor)]
     pub(crate) executor: Executor,
     /// With --executor slurm: submit and leave; the same command without it follows the jobs
     #[arg(long)]

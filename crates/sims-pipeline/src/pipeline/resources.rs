@@ -251,6 +251,44 @@ mod tests {
     #[test]
     fn mistakes_are_shown_all_at_once() {
         let text = "cpus: 0\nmemory: 16\ngpus: many\ntime: 1:30\npartition: a b\nparts: 5000\nextra: [constraint]\nmem: 3G\n";
-        assert_snapshot!(read_text(text, &Resources::default()).unwrap_err(), @"");
+        assert_snapshot!(read_text(text, &Resources::default()).unwrap_err(), @r"
+        p.yaml:1:7: `resources.cpus` must be between 1 and 65535, but is 0
+           |
+         1 | cpus: 0
+           |       ^
+        p.yaml:2:9: `resources.memory` cannot be `16`
+           |
+         2 | memory: 16
+           |         ^
+           = give an amount such as 500M, 16G or 1T
+        p.yaml:3:7: `resources.gpus` cannot be `many`
+           |
+         3 | gpus: many
+           |       ^
+           = give a number, or a kind and a number such as a100:2
+        p.yaml:4:7: `resources.time` cannot be `1:30`
+           |
+         4 | time: 1:30
+           |       ^
+           = give a time such as 90s, 30m, 2h or 1d
+        p.yaml:5:12: `resources.partition` is a name of the cluster, not `a b`
+           |
+         5 | partition: a b
+           |            ^
+        p.yaml:6:8: `resources.parts` must be between 1 and 1000, but is 5000
+           |
+         6 | parts: 5000
+           |        ^
+        p.yaml:7:9: `resources.extra` has `constraint`, which is no option
+           |
+         7 | extra: [constraint]
+           |         ^
+           = write each option of sbatch with its value as one text: --constraint=avx512
+        p.yaml:8:1: unknown key `mem` in `resources`
+           |
+         8 | mem: 3G
+           | ^
+           = known here: cpus, memory, gpus, time, partition, account, qos, parts, extra
+        ");
     }
 }

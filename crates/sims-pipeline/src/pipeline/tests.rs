@@ -340,9 +340,9 @@ fn resources_are_those_of_the_file_changed_by_the_stage_in_either_form() {
     assert!(pipeline.nodes[0].parts_at.is_some() && pipeline.nodes[1].parts_at.is_none());
     assert_snapshot!(load("round:\n  sample: {resources: {memori: 2G}}\n").unwrap_err(), @r"
     pipelines/p.yaml:2:24: unknown key `memori` in `round.sample.resources`
-      |
-    2 |   sample: {resources: {memori: 2G}}
-      |                        ^
-      = did you mean `memory`?
+       |
+     2 |   sample: {resources: {memori: 2G}}
+       |                        ^
+       = did you mean `memory`?
     ");
 }

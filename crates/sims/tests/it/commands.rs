@@ -302,6 +302,8 @@ fn help_is_complete() {
       gc          Move what no run needs out of the store
       pin         Keep what a run made, whatever becomes of its folder
       new         Write files to start from
+      work        Compute one stage of a plan, as a job of a cluster does
+      argo        Write a plan as a workflow for Kubernetes
       schema      Show what the columns of an artifact mean
       help        Print this message or the help of the given subcommand(s)
 
@@ -340,8 +342,16 @@ fn help_is_complete() {
           --jobs <N>            Stages that run at the same time [default: 1]
           --threads <N>         Worker threads of each stage [default: every core, shared by the jobs]
           --batch-size <N>      Sequences that a model runs at once [default: each stage chooses]
+          --chunk-size <N>      Prompts or pairs that a stage finishes at a time; what is finished
+                                survives an interruption. 0 for all [default: 128]
           --hang-after <TIME>   Stop a stage of which nothing was heard for so long, not even how far it
                                 is: 90s, 30m, 2h [default: never]
+          --executor <NAME>     Where stages run: local, or slurm for jobs of the cluster that this
+                                machine submits to [default: local]
+          --detach              With --executor slurm: submit and leave; the same command without it
+                                follows the jobs
+          --resubmit <N>        With --executor slurm: how often a stage's job is submitted again when
+                                it fails or gets lost [default: 2]
       -h, --help                Print help
 
     What is done is never done again: a run that was stopped goes on where it was, and a second run does
