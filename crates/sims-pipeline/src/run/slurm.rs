@@ -7,6 +7,7 @@
 mod ended;
 mod following;
 mod job;
+mod judging;
 mod queue;
 mod record;
 mod submission;

@@ -24,6 +24,7 @@ impl Follower<'_> {
         let queued = self.queue.get(&slot).filter(|(found, _)| *found == attempt);
         let queued = queued.and_then(|(_, tasks)| tasks.iter().find(|found| found.task == task));
         let end = End::of(queued, &output);
+        let advice = end.advice(self.plan.splits(slot.index));
         let job = match task {
             Some(task) => format!("job {number}_{task}"),
             None => format!("job {number}"),
@@ -32,7 +33,7 @@ impl Follower<'_> {
         if let Some(JobEnd::Failed(failure)) = report.end {
             return Failure {
                 what: format!("{} ({job})", failure.what),
-                advice: end.advice().map_or(failure.advice, str::to_owned),
+                advice: advice.map_or(failure.advice, str::to_owned),
                 ..*failure
             };
         }
@@ -44,8 +45,7 @@ impl Follower<'_> {
             tail: tail.iter().map(|line| (*line).to_owned()).collect(),
             command: self.options.by_hand(self.plan, slot.index),
             log,
-            advice: end
-                .advice()
+            advice: advice
                 .unwrap_or("its output says more; run again to submit it anew")
                 .to_owned(),
             is_lasting: end.is_lasting(),
@@ -106,14 +106,18 @@ impl End {
         }
     }
 
-    fn advice(&self) -> Option<&'static str> {
+    fn advice(&self, splits: bool) -> Option<&'static str> {
         match self {
             Self::WithoutResult => Some(
                 "is the store in a folder that this machine and the nodes share? Name one with --store",
             ),
-            Self::OutOfTime => Some(
-                "give the stage a longer `time` under `resources` in the pipeline file, or more `parts`",
+            Self::OutOfTime if splits => Some(
+                "give the stage a longer `time` or more `parts` under `resources` in the pipeline file; what it \
+                 finished is kept",
             ),
+            Self::OutOfTime => {
+                Some("give the stage a longer `time` under `resources` in the pipeline file")
+            }
             Self::OutOfMemory => Some(
                 "give the stage more `memory` under `resources` in the pipeline file, or use a smaller --batch-size",
             ),

@@ -15,7 +15,6 @@ use super::record::{JobMark, JobRecord, RunLock, Slot, run_id};
 use crate::PipelineError;
 use crate::action::{Lookup, Resolver, claim};
 use crate::plan::Plan;
-use crate::run::attempt::NotDone;
 use crate::run::book::Book;
 use crate::run::report::JobReport;
 use crate::run::{Event, Interrupt, RunOptions, RunReport};
@@ -23,21 +22,8 @@ use crate::run_record::Outcome;
 
 /// The shortest and the longest pause between two looks.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
-/// How long a shared file system may take to show what a finished job wrote.
-const GRACE: Duration = Duration::from_secs(90);
 /// How long cancelled jobs may take to end.
 const CANCEL_PATIENCE: Duration = Duration::from_secs(60);
-/// Reasons for which a job waits that pass by themselves.
-const ORDINARY: [&str; 8] = [
-    "None",
-    "Priority",
-    "Resources",
-    "Dependency",
-    "DependencyNeverSatisfied",
-    "BeginTime",
-    "JobArrayTaskLimit",
-    "Cleaning",
-];
 
 /// A job that this process submitted or took over, and that was not seen to its end.
 #[derive(Debug)]
@@ -77,9 +63,9 @@ pub(super) struct Follower<'a> {
     /// Parts that failed and are to be submitted again, by stage.
     pub(super) parts_to_redo: HashMap<usize, Vec<u32>>,
     /// Failures of each stage's jobs.
-    failures: HashMap<usize, u32>,
+    pub(super) failures: HashMap<usize, u32>,
     /// What was told already, so that it is told once.
-    told: HashSet<(usize, String)>,
+    pub(super) told: HashSet<(usize, String)>,
     /// Jobs of the run that do not serve this plan.
     stale: Vec<String>,
 }
@@ -306,144 +292,6 @@ impl<'a> Follower<'a> {
         }
     }
 
-    /// Looks at the jobs of every stage whose inputs are there: shows how far they are, and what became of them.
-    fn judge(&mut self) -> Result<(), PipelineError> {
-        for index in self.pending.clone() {
-            for slot in [Slot::array(index), Slot::whole(index)] {
-                self.show(slot);
-                if self.resolver.is_ready(index) && !self.judge_job(slot)? {
-                    break;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Judges one job; `false` when the stage's other job need not be looked at.
-    fn judge_job(&mut self, slot: Slot) -> Result<bool, PipelineError> {
-        let Some(job) = self.jobs.get_mut(&slot) else {
-            return Ok(true);
-        };
-        let tasks = self
-            .queue
-            .get(&slot)
-            .filter(|(attempt, _)| *attempt == job.attempt);
-        let tasks = tasks.map_or(&[][..], |(_, tasks)| tasks);
-        if tasks.iter().any(QueuedTask::is_active) {
-            return Ok(false);
-        }
-        if tasks.iter().any(QueuedTask::waits_in_vain) {
-            self.jobs.remove(&slot);
-            return Ok(false);
-        }
-        let ended_well = |task: Option<u32>| {
-            let found = tasks.iter().find(|found| found.task == task);
-            found.is_some_and(|found| found.state == TaskState::Ended("COMPLETED".to_owned()))
-        };
-        if slot.is_array {
-            let failed: Vec<u32> = job
-                .tasks
-                .iter()
-                .copied()
-                .filter(|task| !ended_well(Some(*task)))
-                .collect();
-            if failed.is_empty() {
-                self.jobs.remove(&slot);
-                self.parts_done.insert(slot.index);
-                return Ok(true);
-            }
-            self.fail(slot, &failed)?;
-            return Ok(false);
-        }
-        if ended_well(None) && job.ended.get_or_insert_with(Instant::now).elapsed() < GRACE {
-            return Ok(true);
-        }
-        self.fail(slot, &[])?;
-        Ok(true)
-    }
-
-    /// Takes note of a job that failed: it is submitted again, or the run ends.
-    fn fail(&mut self, slot: Slot, tasks: &[u32]) -> Result<(), PipelineError> {
-        let index = slot.index;
-        let failure = self.failure(slot, tasks.first().copied());
-        let failures = self.failures.entry(index).or_insert(0);
-        *failures += 1;
-        let (failures, allowed) = (*failures, self.slurm.resubmissions);
-        let is_over = self.book.report.failed > 0;
-        if failures <= allowed && !failure.is_lasting && !is_over {
-            let message = format!(
-                "{}; it is submitted again ({failures} of {allowed}), see {}",
-                failure.what,
-                failure.log.display()
-            );
-            self.book.tell(Event::Warning { index, message });
-            self.jobs.remove(&slot);
-            if slot.is_array {
-                self.parts_to_redo.insert(index, tasks.to_vec());
-                self.drop_job(Slot::whole(index))?;
-            }
-            return Ok(());
-        }
-        self.drop_job(Slot::array(index))?;
-        self.drop_job(Slot::whole(index))?;
-        self.pending.remove(&index);
-        let action = self.resolver.action(index)?;
-        let failed = Err(NotDone::Failed(Box::new(failure)));
-        self.book.close(&action, failed, &mut self.resolver)?;
-        // As in a local run, nothing begins any more, and what runs may end.
-        let others: Vec<Slot> = self.jobs.keys().copied().collect();
-        others
-            .into_iter()
-            .try_for_each(|slot| self.drop_waiting(slot))
-    }
-
-    /// Shows that a job began, how far it is, or why it may never begin.
-    fn show(&mut self, slot: Slot) {
-        let index = slot.index;
-        let Some(job) = self.jobs.get(&slot) else {
-            return;
-        };
-        let attempt = job.attempt;
-        let tasks = match self.queue.get(&slot) {
-            Some((found, tasks)) if *found == attempt => tasks.clone(),
-            _ => return,
-        };
-        let is_running = tasks.iter().any(|task| task.state == TaskState::Running);
-        if is_running && self.told.insert((index, "started".to_owned())) {
-            self.book.tell(Event::Started { index });
-        }
-        if slot.is_array {
-            let done = tasks.iter().filter(|task| !task.is_active()).count() as u64;
-            self.show_progress(index, ("parts".to_owned(), done, tasks.len() as u64));
-        } else if is_running {
-            let report = JobReport::load(&self.report_path(slot, attempt, None));
-            if let Some(progress) = report.progress {
-                self.show_progress(index, progress);
-            }
-        }
-        for task in tasks {
-            let is_odd = !ORDINARY.contains(&task.reason.as_str());
-            if task.state == TaskState::Waiting && is_odd {
-                let message = format!(
-                    "job {} waits, and Slurm gives {} as the reason: it may never begin",
-                    task.job, task.reason
-                );
-                self.tell_once(Some(index), message);
-            }
-        }
-    }
-
-    fn show_progress(&mut self, index: usize, (label, done, total): (String, u64, u64)) {
-        if self.told.insert((index, format!("{label} {done}/{total}"))) {
-            self.book.tell(Event::Progress {
-                index,
-                label,
-                done,
-                total,
-            });
-        }
-    }
-
     /// Tells something of a stage, or of the run, unless it was told before.
     pub(super) fn tell_once(&mut self, index: Option<usize>, message: String) {
         if self
@@ -479,7 +327,7 @@ impl<'a> Follower<'a> {
     }
 
     /// Cancels a job, as far as it did not begin.
-    fn drop_waiting(&mut self, slot: Slot) -> Result<(), PipelineError> {
+    pub(super) fn drop_waiting(&mut self, slot: Slot) -> Result<(), PipelineError> {
         let attempt = self.jobs.get(&slot).map(|job| job.attempt);
         let has_begun = self.queue.get(&slot).is_some_and(|(found, tasks)| {
             Some(*found) == attempt && tasks.iter().any(|task| task.state == TaskState::Running)
