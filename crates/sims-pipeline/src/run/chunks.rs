@@ -118,8 +118,8 @@ impl<'a> Chunks<'a> {
     }
 
     fn keep(&mut self, path: &Path) -> Result<(), Rejected> {
-        let bytes =
-            std::fs::read(path).map_err(|e| Rejected::Error(PipelineError::io("read", path, e)))?;
+        let bytes = std::fs::read(path)
+            .map_err(|e| Rejected::Error(PipelineError::io("read", path, e)))?;
         let bad = |message: String| {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             Rejected::Output(format!("its chunk {name} is not usable: {message}"))
@@ -183,7 +183,10 @@ fn base_of(document: &Value, units: &UnitsDescription) -> Digest {
     if units.params.iter().any(|name| name == "seed") {
         base["seed"] = Value::Null;
     }
-    Digest::derived("sims 2026 base of chunks", canonical_json(&base).as_bytes())
+    Digest::derived(
+        "sims 2026 base of chunks",
+        canonical_json(&base).as_bytes(),
+    )
 }
 
 #[cfg(test)]
