@@ -50,7 +50,11 @@ fn counted(workspace: &Workspace, stage: &str, name: &str) -> f64 {
 #[test]
 fn ten_more_prompts_cost_ten_prompts() {
     let workspace = Workspace::new();
-    run(&workspace, &pipeline(&workspace, 30), &["--chunk-size", "7"]);
+    run(
+        &workspace,
+        &pipeline(&workspace, 30),
+        &["--chunk-size", "7"],
+    );
     let tokens = |stage| counted(&workspace, stage, "tokens_computed");
     let before = (counted(&workspace, "sample", "new_tokens"), tokens("judge"));
     run(&workspace, &pipeline(&workspace, 40), &[]);
@@ -155,8 +159,9 @@ fn no_schedule_shows_in_the_bytes() {
             let chunks = workspace.path().join(format!("chunks-{name}"));
             let out = workspace.path().join(&name);
             let count = 1 + schedule.below(4);
-            let mut processes: Vec<Option<usize>> =
-                (0..schedule.below(6)).map(|_| Some(1 + schedule.below(count))).collect();
+            let mut processes: Vec<Option<usize>> = (0..schedule.below(6))
+                .map(|_| Some(1 + schedule.below(count)))
+                .collect();
             processes.push(None);
             let mut told = Vec::new();
             for part in processes {
@@ -168,7 +173,9 @@ fn no_schedule_shows_in_the_bytes() {
                 let mut command = stage.command(&workspace, &out, threads);
                 command.arg("--chunks").arg(&chunks);
                 command.args(["--chunk-size", size, "--batch-size", batch]);
-                told.push(format!("part {part:?} of {count}, {size}, {batch}, {threads}"));
+                told.push(format!(
+                    "part {part:?} of {count}, {size}, {batch}, {threads}"
+                ));
                 match part.filter(|_| count > 1) {
                     Some(part) => command.args(["--part", &format!("{part}/{count}")]),
                     None => &mut command,
@@ -181,10 +188,15 @@ fn no_schedule_shows_in_the_bytes() {
                 );
                 // What one process finished, another knows.
                 if schedule.below(2) == 0 {
-                    for note in std::fs::read_dir(chunks.join("new")).into_iter().flatten().flatten() {
+                    for note in std::fs::read_dir(chunks.join("new"))
+                        .into_iter()
+                        .flatten()
+                        .flatten()
+                    {
                         let known = chunks.join("known");
                         std::fs::create_dir_all(&known).expect("it can be made");
-                        std::fs::rename(note.path(), known.join(note.file_name())).expect("it moves");
+                        std::fs::rename(note.path(), known.join(note.file_name()))
+                            .expect("it moves");
                     }
                 }
             }

@@ -39,7 +39,7 @@ mod verified;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock};
 
-pub use actions::{ActionKey, ActionOutput, ActionResult, Blob};
+pub use actions::{ActionKey, ActionOutput, ActionResult, Blob, Chunk};
 pub use error::StoreError;
 pub use fsck::{FsckOptions, FsckReport, Problem, ProblemKind};
 pub use gc::{GcOptions, GcReport, GcStep, Mark, Marks, Tally};

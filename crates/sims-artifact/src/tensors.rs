@@ -277,7 +277,9 @@ impl TensorWriter {
         {
             return Err(bad(
                 &from.path,
-                format!("{count} rows from row {from_row} on do not fit from there to row {to_row}"),
+                format!(
+                    "{count} rows from row {from_row} on do not fit from there to row {to_row}"
+                ),
             ));
         }
         let row_bytes = row_values * place.dtype.bytes();

@@ -211,7 +211,12 @@ impl Stage for Extract {
 /// Names all that the states of a pair depend on beside what is common to all pairs.
 fn unit(pair: &PlannedPair) -> Digest {
     let sequence = |sequence: &PlannedSequence| {
-        json!([sequence.tokens, sequence.positions, sequence.edit_from, sequence.is_pooled])
+        json!([
+            sequence.tokens,
+            sequence.positions,
+            sequence.edit_from,
+            sequence.is_pooled
+        ])
     };
     let content = json!([sequence(&pair.chosen), sequence(&pair.rejected)]);
     Digest::derived("sims 2026 extracted pair", content.to_string().as_bytes())

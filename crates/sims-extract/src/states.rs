@@ -156,8 +156,11 @@ pub fn write_states(
     let mut writer = form.create(path, layers, rows, width)?;
 
     // A pair's two sequences are neighbours, so that their common prompt is computed once.
-    let with_rows: Vec<&PlannedPair> =
-        pairs.iter().copied().filter(|pair| pair.rows() > 0).collect();
+    let with_rows: Vec<&PlannedPair> = pairs
+        .iter()
+        .copied()
+        .filter(|pair| pair.rows() > 0)
+        .collect();
     let requests: Vec<CaptureRequest> = with_rows
         .iter()
         .flat_map(|pair| [&pair.chosen, &pair.rejected])

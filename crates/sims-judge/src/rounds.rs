@@ -6,12 +6,12 @@ use sims_artifact::tables::{MetricRow, ResponseRow};
 use sims_stage::BadInput;
 use sims_stats::{Bootstrap, StatsError};
 
+use crate::JudgeParams;
 use crate::adaptive::Contest;
+use crate::asking::Answers;
 use crate::plan::Pair;
 use crate::reliability::row;
 use crate::verdict::{BothOrders, Preference};
-use crate::JudgeParams;
-use crate::asking::Answers;
 
 /// A pair judged, with the places of its responses in the prompt.
 struct Played<'a> {

@@ -142,6 +142,11 @@ impl<'a> Resolver<'a> {
         depends.iter().all(|before| self.results[*before].is_some())
     }
 
+    /// Tells whether the result of the instance itself is known.
+    pub(crate) fn has_result(&self, index: usize) -> bool {
+        self.results[index].is_some()
+    }
+
     /// Makes the action of an instance that is ready.
     pub(crate) fn action(&mut self, index: usize) -> Result<Action, PipelineError> {
         let plan = self.plan;
@@ -167,6 +172,41 @@ impl<'a> Resolver<'a> {
             document,
             inputs,
         })
+    }
+
+    /// Returns a key for each instance that is known before anything runs: of what it would compute, with
+    /// the recipes of the stages that feed it in place of their results.
+    ///
+    /// Two plans with the same recipe compute the same, so that a job that was submitted for the one can
+    /// serve the other.
+    pub(crate) fn recipes(&mut self) -> Result<Vec<ActionKey>, PipelineError> {
+        let plan = self.plan;
+        let mut recipes: Vec<ActionKey> = Vec::with_capacity(plan.len());
+        for (index, instance) in plan.instances.iter().enumerate() {
+            let program = plan.program(index);
+            let mut inputs = Vec::new();
+            for (role, feeds) in &instance.inputs {
+                let schema = &program.description.inputs[role].schema;
+                let mut here = Vec::new();
+                for feed in feeds {
+                    here.push(match feed {
+                        InstanceFeed::External(file) => {
+                            ActionInput::External(self.digests.get(file, schema)?)
+                        }
+                        InstanceFeed::Output { instance, role } => ActionInput::Blob {
+                            digest: Digest::of_bytes(
+                                format!("{}/{role}", recipes[*instance]).as_bytes(),
+                            ),
+                            file: String::new(),
+                        },
+                    });
+                }
+                inputs.push((role.clone(), here));
+            }
+            let document = document(program, &plan.set_parameters(index), &inputs);
+            recipes.push(ActionKey::of_document(&document));
+        }
+        Ok(recipes)
     }
 
     fn output(&self, instance: usize, role: &str) -> Result<ActionInput, PipelineError> {

@@ -16,6 +16,9 @@ pub enum PipelineError {
     /// What was asked for is not in the pipeline.
     #[error("{0}")]
     Usage(String),
+    /// A scheduler of a cluster could not be reached, or refused.
+    #[error("{0}")]
+    Scheduler(String),
     /// The operating system refused.
     #[error("cannot {action} {path}{}", full_disk(source))]
     Io {
@@ -50,7 +53,7 @@ impl PipelineError {
             Self::Invalid(_) | Self::Usage(_) => true,
             Self::Io { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
             Self::Store(error) => matches!(error, StoreError::UnsupportedFormat { .. }),
-            Self::Artifact(_) => false,
+            Self::Artifact(_) | Self::Scheduler(_) => false,
         }
     }
 }

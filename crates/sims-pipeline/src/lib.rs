@@ -8,6 +8,7 @@
 //! Start with [`pipeline`] for the file, [`plan`] for the graph, `action.rs` for the key.
 
 mod action;
+mod argo;
 mod collection;
 mod commands;
 mod dag;
@@ -32,6 +33,7 @@ mod wiring;
 pub mod yaml;
 
 pub use action::EndOfLoop;
+pub use argo::{ArgoOptions, ArgoWorkflow};
 pub use collection::{Needed, pin_run};
 pub use commands::{PlannedCommand, shell_word};
 pub use dag::{Dag, DagNode};
@@ -44,7 +46,8 @@ pub use programs::{PREFIX, ProgramSearch};
 pub use progress::RunProgress;
 pub use repro_lock::{LockDifference, LockReport, ReproLock};
 pub use run::{
-    Event, Failure, Interrupt, Notice, RemoteCache, RunOptions, RunReport, Verdict, Verification,
+    Assignment, Event, Failure, Interrupt, Notice, RemoteCache, RunOptions, RunReport,
+    SlurmOptions, Verdict, Verification, Worked,
 };
 pub use run_difference::{
     Comparison, FigureDifference, RunDifference, StageDifference, run_difference,

@@ -91,7 +91,7 @@ impl Makers {
         // A damaged result says nothing; fsck says that.
         if let Ok(Some(result)) = store.action_result(key)
             // A chunk's bytes may be those of the whole, which says more.
-            && result.note.is_none()
+            && result.chunk.is_none()
         {
             let ActionResult { outputs, .. } = result;
             for (role, output) in outputs {

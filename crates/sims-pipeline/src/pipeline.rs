@@ -18,6 +18,7 @@
 //!   recheck: {uses: judge, repeat: round, inputs: {model: model, …}, with: {…}}
 //! ```
 //!
+//! `resources:`, at the top or in a stage, says what a stage asks of a cluster (`resources.rs`).
 //! `vary:` and `seeds:` make one file stand for several runs (`yaml/variants.rs`).
 //!
 //! `round:` and `once:` are short for `stages:`: they say how often a stage runs, and leave
@@ -25,18 +26,30 @@
 //! workspace of the file that holds it, then from the current folder; see [`workspace_of`].
 
 mod reference;
+mod resources;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 pub use reference::{Scope, Source};
+pub use resources::{Gpus, Resources, duration};
 
 use crate::PipelineError;
 use crate::yaml::{self, Diagnostic, Diagnostics, Entry, Location, Map, Node, Variant, Yaml};
 
 /// The keys at the top of a pipeline file.
-const TOP_KEYS: [&str; 11] = [
-    "name", "seed", "seeds", "rounds", "model", "prompts", "extends", "vary", "once", "round",
+const TOP_KEYS: [&str; 12] = [
+    "name",
+    "seed",
+    "seeds",
+    "rounds",
+    "model",
+    "prompts",
+    "extends",
+    "vary",
+    "resources",
+    "once",
+    "round",
     "stages",
 ];
 /// Names that mean something else where a stage is named.
@@ -115,6 +128,10 @@ pub struct NodeSpec {
     pub params_key: String,
     /// Whether inputs that are not written out are filled in by role.
     pub wired_by_role: bool,
+    /// What it asks of a cluster.
+    pub resources: Resources,
+    /// Where the stage itself says `parts`.
+    pub parts_at: Option<Location>,
 }
 
 /// An input that is written out.
@@ -315,16 +332,17 @@ impl Reader<'_> {
             .get("model")
             .and_then(|entry| self.keep(self.file("model", &entry.value)));
         let prompts = self.prompts(map);
+        let resources = self.resources("", map, &Resources::default());
         let mut nodes = Vec::new();
         for (section, repeat) in [("once", Repeat::Once), ("round", Repeat::EachRound)] {
             for entry in self.section(map, section) {
                 let result = short_or_full(section, repeat, entry);
-                nodes.extend(self.node(result));
+                nodes.extend(self.node(section, entry, result, &resources));
             }
         }
         for entry in self.section(map, "stages") {
             let result = full(entry);
-            nodes.extend(self.node(result));
+            nodes.extend(self.node("stages", entry, result, &resources));
         }
         self.check_names(&nodes);
         if nodes.is_empty() && self.problems.is_empty() {
@@ -395,9 +413,36 @@ impl Reader<'_> {
         }
     }
 
-    /// Finds the files among a node's inputs, and keeps the mistakes.
-    fn node(&mut self, result: Result<NodeSpec, Diagnostic>) -> Option<NodeSpec> {
+    /// Reads `resources` of `map`, which lies under `path`; what it does not say is as in `below`.
+    fn resources(&mut self, path: &str, map: &Map, below: &Resources) -> Resources {
+        let Some(entry) = map.get("resources") else {
+            return below.clone();
+        };
+        resources::read(&format!("{path}resources"), &entry.value, below).unwrap_or_else(
+            |problems| {
+                self.problems.extend(problems);
+                below.clone()
+            },
+        )
+    }
+
+    /// Finds the files among a node's inputs, adds its resources, and keeps the mistakes.
+    fn node(
+        &mut self,
+        section: &str,
+        entry: &Entry,
+        result: Result<NodeSpec, Diagnostic>,
+        resources: &Resources,
+    ) -> Option<NodeSpec> {
         let mut node = self.keep(result)?;
+        node.resources = resources.clone();
+        if let Yaml::Map(map) = &entry.value.value {
+            node.resources = self.resources(&format!("{section}.{}.", entry.key), map, resources);
+            node.parts_at = match map.get("resources").map(|own| &own.value.value) {
+                Some(Yaml::Map(own)) => own.get("parts").map(|parts| parts.key_at.clone()),
+                _ => None,
+            };
+        }
         for input in &mut node.inputs {
             for (source, at) in &mut input.sources {
                 if let Source::File(path) = source {
@@ -492,12 +537,21 @@ fn short_or_full(section: &str, repeat: Repeat, entry: &Entry) -> Result<NodeSpe
             uses: entry.key.clone(),
             uses_at: entry.key_at.clone(),
             inputs: Vec::new(),
-            params: map.clone(),
+            params: without_resources(map),
             params_key: key,
             wired_by_role: true,
+            resources: Resources::default(),
+            parts_at: None,
         });
     }
-    full_form(&key, repeat, entry, map, &["uses", "inputs", "with"], true)
+    full_form(
+        &key,
+        repeat,
+        entry,
+        map,
+        &["uses", "inputs", "with", "resources"],
+        true,
+    )
 }
 
 /// Reads a stage in `stages:`.
@@ -523,7 +577,7 @@ fn full(entry: &Entry) -> Result<NodeSpec, Diagnostic> {
         repeat,
         entry,
         map,
-        &["uses", "inputs", "with", "repeat"],
+        &["uses", "inputs", "with", "repeat", "resources"],
         false,
     )
 }
@@ -577,7 +631,20 @@ fn full_form(
         params,
         params_key,
         wired_by_role,
+        resources: Resources::default(),
+        parts_at: None,
     })
+}
+
+/// Returns the parameters of a short form, which `resources` is none of.
+fn without_resources(map: &Map) -> Map {
+    let entries = map.entries.iter();
+    Map {
+        entries: entries
+            .filter(|entry| entry.key != "resources")
+            .cloned()
+            .collect(),
+    }
 }
 
 fn input(inputs_key: &str, entry: &Entry) -> Result<InputSpec, Diagnostic> {

@@ -8,14 +8,15 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::PipelineError;
 use crate::parameters::{self, Parameters};
-use crate::pipeline::{AbsentFiles, FileRef, NodeSpec, Pipeline, Repeat, Scope};
+use crate::pipeline::{AbsentFiles, FileRef, NodeSpec, Pipeline, Repeat, Resources, Scope};
 use crate::programs::{Program, ProgramSearch, Programs};
 use crate::run_record::FedBy;
-use crate::yaml::{Diagnostic, Diagnostics};
+use crate::yaml::{Diagnostic, Diagnostics, nearest};
 
 /// The schema id of an input that is a model folder.
 pub(crate) const MODEL: &str = "model";
@@ -75,7 +76,7 @@ pub(crate) enum InstanceFeed {
 }
 
 /// A stage's name and round, for people and for file names.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct InstanceName {
     /// The round, from 1; `None` for a stage that runs once.
     pub round: Option<u32>,
@@ -201,6 +202,24 @@ impl Plan {
         &self.node(index).program
     }
 
+    /// Returns what the instance at `index` asks of a cluster.
+    pub fn resources(&self, index: usize) -> &Resources {
+        &self.node(index).spec.resources
+    }
+
+    /// Tells whether the work of the instance at `index` splits into parts.
+    pub(crate) fn splits(&self, index: usize) -> bool {
+        self.program(index).description.units.is_some()
+    }
+
+    /// Returns in how many parts a cluster computes the instance at `index`; 1 where its work does not split.
+    pub fn parts(&self, index: usize) -> u32 {
+        match self.splits(index) {
+            true => self.resources(index).parts.unwrap_or(1),
+            false => 1,
+        }
+    }
+
     /// Returns the model that the instance at `index` reads, if it reads one.
     pub fn model(&self, index: usize) -> Option<&Path> {
         let roles = &self.node(index).program.description.inputs;
@@ -268,6 +287,24 @@ impl Plan {
         parameters::with_defaults(description, &self.set_parameters(index))
     }
 
+    /// Returns the instance called `name`, such as `round-2/fit`.
+    ///
+    /// # Errors
+    /// If there is none, with the nearest that there is.
+    pub fn find(&self, name: &str) -> Result<usize, PipelineError> {
+        let names: Vec<String> = (0..self.len())
+            .map(|index| self.name(index).to_string())
+            .collect();
+        names.iter().position(|known| known == name).ok_or_else(|| {
+            let near = nearest(name, names.iter().map(String::as_str));
+            let near = near.map(|near| format!("; did you mean `{near}`?"));
+            PipelineError::Usage(format!(
+                "the plan has no `{name}`{}",
+                near.unwrap_or_else(|| "; `sims plan` lists what it has".to_owned())
+            ))
+        })
+    }
+
     /// Returns the stage that the instance at `index` is a run of.
     pub(crate) fn node(&self, index: usize) -> &PlannedNode {
         &self.nodes[self.instances[index].node]
@@ -283,6 +320,20 @@ impl Plan {
             set.entry("round").or_insert_with(|| Value::from(round));
         }
         set
+    }
+
+    /// Returns the instances that `index` depends on, directly or not, in order.
+    pub(crate) fn ancestors(&self, index: usize) -> Vec<usize> {
+        let mut needed = vec![false; index + 1];
+        needed[index] = true;
+        for later in (0..=index).rev() {
+            if needed[later] {
+                for before in &self.instances[later].depends {
+                    needed[*before] = true;
+                }
+            }
+        }
+        (0..index).filter(|before| needed[*before]).collect()
     }
 
     /// Returns the instances that depend on `index`, directly or not, in order.
@@ -308,6 +359,15 @@ fn planned(
         .get(&spec.uses, &spec.uses_at)
         .map_err(|problem| vec![problem])?;
     let description = &program.description;
+    if let (Some(at), None) = (&spec.parts_at, &description.units) {
+        let message = format!(
+            "`{}` does not work in chunks, so that it has no parts",
+            spec.name
+        );
+        let help = "`parts` is for stages that work prompt by prompt: sample, judge, extract; at the top of the \
+                    file it is for all of those";
+        return Err(vec![Diagnostic::new(at, message).help(help)]);
+    }
     let mut set = parameters::check(description, &spec.params, &spec.params_key)?;
     if parameters::has(description, "seed") {
         set.entry("seed")

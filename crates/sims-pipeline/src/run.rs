@@ -7,7 +7,10 @@ mod disk_space;
 mod interrupt;
 mod process;
 mod remote;
+mod report;
+mod slurm;
 mod verification;
+mod work;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
@@ -23,13 +26,15 @@ use crate::programs::ProgramSearch;
 use crate::run_record::Outcome;
 use crate::{PipelineError, views};
 
-pub use attempt::{Failure, PartOutcome};
+pub use attempt::Failure;
 use attempt::{Attempt, Purpose};
 use book::Book;
 pub use interrupt::Interrupt;
 use remote::ReadThrough;
 pub use remote::{Notice, RemoteCache};
+pub use slurm::{SlurmOptions, run_on_slurm};
 pub use verification::{Verdict, Verification, verify};
+pub use work::{Assignment, Worked, work};
 
 /// How a plan is run; nothing here changes what is computed.
 #[derive(Debug, Clone)]
@@ -123,6 +128,11 @@ pub enum Event {
         /// What it is.
         message: String,
     },
+    /// The user should know something that is about no stage.
+    Note {
+        /// What it is.
+        message: String,
+    },
     /// So many chunks of the stage's work are finished already.
     Resumed {
         /// The instance.
@@ -167,6 +177,8 @@ pub struct RunReport {
     pub failed: usize,
     /// Stages that were not come to.
     pub not_run: usize,
+    /// Jobs of a cluster that were left to run.
+    pub queued: usize,
     /// How long it took. Unit: seconds.
     pub seconds: f64,
     /// Whether it was asked to stop.
@@ -265,60 +277,6 @@ pub fn run(
     report.not_run = plan.len() - report.executed - report.cached - report.failed;
     report.seconds = started.elapsed().as_secs_f64();
     Ok(book.report)
-}
-
-/// Computes part `part.0`, from 0, of the `part.1` parts of an action's work; what is finished is in the store then.
-///
-/// Parts of one action may be computed at the same time, in any order, anywhere that shares the store. Whoever then
-/// computes the whole action finds their chunks.
-///
-/// # Errors
-/// If the stage does not work in chunks, an input is missing or wrong, what the stage reads is not in the store, or
-/// the store cannot be written.
-pub fn compute_part(
-    plan: &Plan,
-    store: &Store,
-    options: &RunOptions,
-    interrupt: &Interrupt,
-    (index, part): (usize, (usize, usize)),
-    hear: &(dyn Fn(Event) + Sync),
-) -> Result<PartOutcome, PipelineError> {
-    let name = plan.name(index);
-    if plan.program(index).description.units.is_none() {
-        return Err(PipelineError::Usage(format!(
-            "{name} does not work in chunks, so that it has no parts"
-        )));
-    }
-    let mut resolver = Resolver::new(plan, store);
-    resolver.check_inputs()?;
-    for before in 0..index {
-        if !resolver.is_ready(before) {
-            continue;
-        }
-        let action = resolver.action(before)?;
-        if let Lookup::Hit(result) = claim(store, &action.key)? {
-            resolver.finish(before, result);
-        }
-    }
-    if resolver.is_beyond_end(index) {
-        return Ok(PartOutcome::NotNeeded);
-    }
-    if !resolver.is_ready(index) {
-        return Err(PipelineError::Usage(format!(
-            "{name} reads what other stages have not made yet"
-        )));
-    }
-    let action = resolver.action(index)?;
-    let attempt = Attempt {
-        plan,
-        store,
-        options,
-        interrupt,
-        hear,
-        action: &action,
-        purpose: Purpose::Part(part),
-    };
-    attempt.perform_part()
 }
 
 /// Looks up everything whose inputs are known; what is not in the store is queued.

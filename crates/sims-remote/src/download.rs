@@ -63,8 +63,21 @@ impl Remote {
             Ok(result)
         });
         let result = result.map_err(|message| self.damaged(format!("{place}: {message}")))?;
-        store.hold(key)?;
-        let absent = absent(store, &result)?;
+        self.fetch_blobs(store, &result, tell)?;
+        store.publish_action(document, &result)?;
+        Ok(Some(result))
+    }
+
+    /// Brings into the store what it does not have of a result's blobs.
+    pub(crate) fn fetch_blobs(
+        &self,
+        store: &Store,
+        result: &ActionResult,
+        tell: &dyn Fn(u64, u64),
+    ) -> Result<(), RemoteError> {
+        let bucket = self.bucket();
+        store.hold(&result.key)?;
+        let absent = absent(store, result)?;
         if !absent.is_empty() {
             let scratch = store.scratch()?;
             let arrived = Arc::new(AtomicU64::new(0));
@@ -87,21 +100,13 @@ impl Remote {
                 }
             }
         }
-        store.publish_action(document, &result)?;
-        Ok(Some(result))
+        Ok(())
     }
 }
 
 /// Checks that a result has the outputs that its document names; what is wrong is returned.
 fn agree(result: &ActionResult, document: &Value) -> Result<(), String> {
-    let is_plain = |file: &str| Path::new(file).file_name().is_some_and(|name| name == file);
-    if let Some(output) = result
-        .outputs
-        .values()
-        .find(|output| !is_plain(&output.file))
-    {
-        return Err(format!("`{}` is no name of a file", output.file));
-    }
+    plain_names(result)?;
     let Some(described) = document["outputs"].as_object() else {
         return Ok(());
     };
@@ -113,6 +118,16 @@ fn agree(result: &ActionResult, document: &Value) -> Result<(), String> {
     match same {
         true => Ok(()),
         false => Err("it has other outputs than the stage describes".to_owned()),
+    }
+}
+
+/// Refuses outputs whose names would lead elsewhere.
+pub(crate) fn plain_names(result: &ActionResult) -> Result<(), String> {
+    let is_plain = |file: &str| Path::new(file).file_name().is_some_and(|name| name == file);
+    let mut outputs = result.outputs.values();
+    match outputs.find(|output| !is_plain(&output.file)) {
+        Some(output) => Err(format!("`{}` is no name of a file", output.file)),
+        None => Ok(()),
     }
 }
 

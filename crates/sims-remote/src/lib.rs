@@ -4,6 +4,7 @@
 //! cas/ab/abcd….zst       blobs, as zstd files, named by the digest of what they hold
 //! actions/ab/abcd….json  action documents
 //! ac/ab/abcd….json       action results, as the local store writes them
+//! chunks/ab/abcd…/KEY    empty: that result is a piece of the work with this digest
 //! ```
 //!
 //! An upload puts the blobs first, then the document, and the result last, so that a result is
@@ -17,6 +18,7 @@
 //! or prints.
 
 mod bucket;
+mod chunks;
 mod download;
 mod error;
 mod location;

@@ -13,6 +13,7 @@ use sims_artifact::store::{ActionKey, Blob, Store};
 use tokio::task::JoinSet;
 
 use crate::bucket::Bucket;
+use crate::chunks::entry;
 use crate::download::blobs;
 use crate::error::Fault;
 use crate::uploads::Tally;
@@ -43,7 +44,8 @@ pub enum Put {
 }
 
 impl Remote {
-    /// Puts an action into the cache: its blobs, then its document, and its result last.
+    /// Puts an action into the cache: its blobs, then its document, and its result last; of a chunk also
+    /// what it is a piece of.
     ///
     /// # Errors
     /// [`RemoteError::Unusable`], and nothing is written any more; [`RemoteError::Store`] when the store lacks a blob.
@@ -97,7 +99,12 @@ impl Remote {
                 let text = canonical_json(&document);
                 bucket.write(&place, text.into_bytes(), replace).await?;
             }
-            bucket.write(&place, result.to_record(), replace).await
+            bucket.write(&place, result.to_record(), replace).await?;
+            if let Some(chunk) = &result.chunk {
+                let place = entry(bucket, &chunk.base, key);
+                bucket.write(&place, Vec::new(), false).await?;
+            }
+            Ok(())
         };
         self.block(work, &|| {})?;
         self.suspects().remove(key);

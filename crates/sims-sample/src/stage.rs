@@ -192,8 +192,7 @@ impl Sampler {
     ) -> anyhow::Result<Self> {
         let policy = Policy::open(io, params.dtype)?;
         let max_new_tokens = params.max_new_tokens as usize;
-        let prompts =
-            encode_prompts(&policy.model, prompts, max_new_tokens).map_err(bad_input)?;
+        let prompts = encode_prompts(&policy.model, prompts, max_new_tokens).map_err(bad_input)?;
         Ok(Self { policy, prompts })
     }
 
@@ -209,8 +208,7 @@ impl Sampler {
             model,
             steering,
         } = &self.policy;
-        let prompts: Vec<EncodedPrompt> =
-            chunk.iter().map(|&i| self.prompts[i].clone()).collect();
+        let prompts: Vec<EncodedPrompt> = chunk.iter().map(|&i| self.prompts[i].clone()).collect();
         let draws = Draws {
             policy: name.clone(),
             indices: 0..params.samples,

@@ -222,7 +222,11 @@ impl StageIo {
         let share = used as f64 / note.units.len() as f64;
         for (name, value) in &note.counts {
             // A largest batch is no sum.
-            let value = if is_largest(name) { *value } else { value * share };
+            let value = if is_largest(name) {
+                *value
+            } else {
+                value * share
+            };
             self.count(name, value);
         }
         self.count("units_reused", used as f64);
@@ -268,7 +272,10 @@ fn read_notes(folder: &Path, kind: &str) -> anyhow::Result<Vec<(ChunkNote, PathB
             continue;
         };
         let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-        paths.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
+        paths.retain(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "json")
+        });
         paths.sort();
         for path in paths {
             let bytes =

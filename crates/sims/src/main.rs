@@ -4,8 +4,10 @@
 //! goes to stdout, all else to stderr; with `--json` stdout holds one JSON value and nothing
 //! else. `sims NAME` runs the program `sims-NAME` when `NAME` is not built in.
 
+mod argo;
 mod dag;
 mod diff;
+mod executor;
 mod exit;
 mod explain;
 mod external;
@@ -29,6 +31,7 @@ mod signals;
 mod status;
 mod text_table;
 mod verify;
+mod work;
 mod workspace;
 
 use std::ffi::OsString;
@@ -89,6 +92,10 @@ enum Command {
     Pin(pin::Arguments),
     /// Write files to start from
     New(new_stage::Arguments),
+    /// Compute one stage of a plan, as a job of a cluster does
+    Work(work::Arguments),
+    /// Write a plan as a workflow for Kubernetes
+    Argo(argo::Arguments),
     /// Show what the columns of an artifact mean
     Schema(schema::Arguments),
     #[command(external_subcommand)]
@@ -113,6 +120,8 @@ fn main() -> ExitCode {
         Command::Pull(arguments) => pull::run(&arguments),
         Command::Pin(arguments) => pin::run(&arguments),
         Command::New(arguments) => new_stage::run(&arguments),
+        Command::Work(arguments) => work::run(&arguments),
+        Command::Argo(arguments) => argo::run(&arguments),
         Command::Schema(arguments) => schema::run(&arguments),
         Command::External(arguments) => external::run(&arguments),
     };

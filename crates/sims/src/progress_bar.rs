@@ -70,6 +70,7 @@ impl ProgressDisplay {
                 let line = format!("warning: {}: {message}", self.names[index]);
                 self.line(&line);
             }
+            Event::Note { message } => self.line(&message),
             Event::Resumed { index, chunks } => {
                 let line = format!(
                     "{}: {chunks} chunks of its work are finished already",

@@ -8,12 +8,14 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
+use sims_artifact::Digest;
 use sims_artifact::store::{ActionKey, Store};
+use sims_pipeline::pipeline::duration;
 use sims_pipeline::{Interrupt, Notice, RemoteCache};
 use sims_remote::{Progress, Remote, RemoteError, Settings, UploadReport, Uploads};
 
 use crate::exit::UsageError;
-use crate::{run, say};
+use crate::say;
 
 /// The options of commands that may use a remote cache.
 #[derive(Debug, Args)]
@@ -22,7 +24,7 @@ pub(crate) struct RemoteOptions {
     #[arg(long, value_name = "URL")]
     pub(crate) remote: Option<String>,
     /// Give up on the remote cache when it does not answer for so long
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = run::duration)]
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
     pub(crate) remote_timeout: Duration,
 }
 
@@ -60,6 +62,34 @@ impl RemoteOptions {
         self.open(interrupt)?.ok_or_else(|| {
             UsageError("name a remote cache with --remote or SIMS_REMOTE".to_owned()).into()
         })
+    }
+}
+
+/// The options of commands that read from a remote cache and write to it.
+#[derive(Debug, Args)]
+pub(crate) struct SharingOptions {
+    #[command(flatten)]
+    pub(crate) remote: RemoteOptions,
+    /// Put nothing into the remote cache
+    #[arg(long)]
+    pub(crate) remote_read_only: bool,
+}
+
+impl SharingOptions {
+    /// Starts to use the remote cache that is named, if one is, beside `store`.
+    pub(crate) fn share(
+        &self,
+        store: &Store,
+        interrupt: &Interrupt,
+    ) -> anyhow::Result<Option<Arc<Shared>>> {
+        let Some(remote) = self.remote.open(interrupt)? else {
+            return Ok(None);
+        };
+        let from = match self.remote_read_only {
+            true => None,
+            false => Some(Store::open(store.root())?),
+        };
+        Ok(Some(Arc::new(Shared::new(remote, from))))
     }
 }
 
@@ -162,6 +192,21 @@ impl RemoteCache for Shared {
             Err(fault) => tell(Notice::Warning(format!("{fault}; it is not used"))),
         }
         false
+    }
+
+    fn fetch_chunks(&self, store: &Store, base: &Digest, tell: &(dyn Fn(Notice) + Sync)) {
+        match self.remote.fetch_chunks(store, base) {
+            Ok((_, damaged)) => damaged
+                .into_iter()
+                .for_each(|fault| tell(Notice::Warning(format!("{fault}; it is not used")))),
+            Err(fault @ RemoteError::Unusable { .. }) => {
+                self.once(&fault, &|line| tell(Notice::Warning(line)));
+            }
+            Err(RemoteError::Stopped) => {}
+            Err(fault) => tell(Notice::Warning(format!(
+                "{fault}; chunks in the remote cache are not used"
+            ))),
+        }
     }
 
     fn offer(&self, key: &ActionKey, tell: &(dyn Fn(Notice) + Sync)) {

@@ -2,18 +2,18 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use clap::Args;
 use serde_json::json;
-use sims_artifact::store::Store;
 use sims_pipeline::{Interrupt, Plan, RemoteCache, RunOptions, RunReport, run};
 
+use crate::executor::{Executor, ExecutorOptions};
 use crate::exit::Exit;
 use crate::progress_bar::shown;
-use crate::remote::{RemoteOptions, Shared};
+use crate::remote::SharingOptions;
 use crate::signals::raise_on_signals;
-use crate::workspace::{CHUNK_SIZE, Execution, PipelineOptions, Workspace};
+use crate::work::WorkerExecution;
+use crate::workspace::{Execution, PipelineOptions, Workspace};
 use crate::{print, say};
 
 #[derive(Debug, Args)]
@@ -40,35 +40,12 @@ pub(crate) struct Arguments {
     /// Stages that run at the same time
     #[arg(long, value_name = "N", default_value_t = 1)]
     jobs: usize,
-    /// Worker threads of each stage [default: every core, shared by the jobs]
-    #[arg(long, value_name = "N")]
-    threads: Option<usize>,
-    /// Sequences that a model runs at once [default: each stage chooses]
-    #[arg(long, value_name = "N")]
-    batch_size: Option<usize>,
-    /// Prompts or pairs that a stage finishes at a time; what is finished survives an interruption. 0 for all
-    #[arg(long, value_name = "N", default_value_t = CHUNK_SIZE)]
-    chunk_size: usize,
-    /// Stop a stage of which nothing was heard for so long, not even how far it is: 90s, 30m, 2h [default: never]
-    #[arg(long, value_name = "TIME", value_parser = duration)]
-    hang_after: Option<Duration>,
     #[command(flatten)]
-    remote: RemoteOptions,
-    /// Put nothing into the remote cache
-    #[arg(long)]
-    remote_read_only: bool,
-}
-
-/// Reads a time such as `90s`, `30m` or `2h`.
-pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    let units = [("s", 1.0), ("m", 60.0), ("h", 3600.0)];
-    let seconds = units.iter().find_map(|(unit, seconds)| {
-        let number: f64 = text.strip_suffix(unit)?.parse().ok()?;
-        Some(number * seconds).filter(|seconds| *seconds > 0.0 && *seconds < 1e9)
-    });
-    seconds
-        .map(Duration::from_secs_f64)
-        .ok_or_else(|| "give a time such as 90s, 30m or 2h".to_owned())
+    execution: WorkerExecution,
+    #[command(flatten)]
+    executor: ExecutorOptions,
+    #[command(flatten)]
+    remote: SharingOptions,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
@@ -77,22 +54,19 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
     let share = (jobs > 1).then(|| (cores / jobs).max(1));
     let execution = Execution {
         jobs,
-        threads: arguments.threads.or(share),
-        batch_size: arguments.batch_size,
-        chunk_size: arguments.chunk_size,
-        hang_after: arguments.hang_after,
+        threads: arguments.execution.threads.or(share),
+        batch_size: arguments.execution.batch_size,
+        chunk_size: arguments.execution.chunk_size,
+        hang_after: arguments.execution.hang_after,
     };
-    let Workspace {
-        plans,
-        store,
-        mut options,
-    } = Workspace::open(&arguments.pipeline, &arguments.options, &execution)?;
+    arguments.executor.check()?;
+    let mut workspace = Workspace::open(&arguments.pipeline, &arguments.options, &execution)?;
     let interrupt = Interrupt::new();
     raise_on_signals(interrupt.clone())?;
-    let shared = open_shared(arguments, &store, &interrupt)?;
-    options.remote = shared.clone().map(|shared| shared as Arc<dyn RemoteCache>);
+    let shared = arguments.remote.share(&workspace.store, &interrupt)?;
+    workspace.options.remote = shared.clone().map(|shared| shared as Arc<dyn RemoteCache>);
 
-    let all = run_all(&plans, &store, &options, &interrupt);
+    let all = run_all(arguments, &workspace, &interrupt);
     let fetched = shared.as_ref().map_or(0, |shared| shared.fetched());
     // What was computed is sent even when the runner failed later.
     let uploaded = shared.map_or(0, |shared| shared.finish());
@@ -114,37 +88,33 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
     })
 }
 
-/// Opens the remote cache that the command names, if it does.
-fn open_shared(
-    arguments: &Arguments,
-    store: &Store,
-    interrupt: &Interrupt,
-) -> anyhow::Result<Option<Arc<Shared>>> {
-    let Some(remote) = arguments.remote.open(interrupt)? else {
-        return Ok(None);
-    };
-    let from = match arguments.remote_read_only {
-        true => None,
-        false => Some(Store::open(store.root())?),
-    };
-    Ok(Some(Arc::new(Shared::new(remote, from))))
-}
-
 /// Runs the plans, one after the other.
 fn run_all(
-    plans: &[Plan],
-    store: &Store,
-    options: &RunOptions,
+    arguments: &Arguments,
+    workspace: &Workspace,
     interrupt: &Interrupt,
 ) -> anyhow::Result<RunReport> {
+    let Workspace { plans, options, .. } = workspace;
+    if arguments.executor.executor == Executor::Slurm && plans.len() > 1 {
+        // All are submitted before the first is waited for, which may take days.
+        for plan in plans {
+            on_slurm(arguments, workspace, plan, true, interrupt)?;
+        }
+    }
     let mut all = RunReport::default();
     for plan in plans {
         if plans.len() > 1 {
             say(&plan.pipeline.name);
         }
-        let report = shown(plan, options, |hear| {
-            run::run(plan, store, options, interrupt, hear)
-        })?;
+        let report = match arguments.executor.executor {
+            Executor::Local => shown(plan, options, |hear| {
+                run::run(plan, &workspace.store, options, interrupt, hear)
+            })?,
+            Executor::Slurm => {
+                let detach = arguments.executor.detach;
+                on_slurm(arguments, workspace, plan, detach, interrupt)?
+            }
+        };
         tell(
             &report,
             plan.len(),
@@ -172,12 +142,42 @@ fn run_all(
     Ok(all)
 }
 
+/// Runs a plan as jobs of a cluster.
+fn on_slurm(
+    arguments: &Arguments,
+    workspace: &Workspace,
+    plan: &Plan,
+    detach: bool,
+    interrupt: &Interrupt,
+) -> anyhow::Result<RunReport> {
+    let Workspace { store, options, .. } = workspace;
+    let mut slurm = arguments.executor.slurm(
+        &arguments.pipeline,
+        plan,
+        store.root(),
+        &options.runs,
+        &arguments.options,
+        &arguments.execution,
+        &arguments.remote,
+    )?;
+    slurm.detach = detach;
+    // How many threads a stage gets is a matter of the machine that it runs on.
+    let options = RunOptions {
+        threads: arguments.execution.threads,
+        ..options.clone()
+    };
+    Ok(shown(plan, &options, |hear| {
+        run::run_on_slurm(plan, store, &options, &slurm, interrupt, hear)
+    })?)
+}
+
 /// Adds what one run did to what all did; how a loop ended is kept of the last.
 fn add(all: &mut RunReport, one: RunReport) {
     all.executed += one.executed;
     all.cached += one.cached;
     all.failed += one.failed;
     all.not_run += one.not_run;
+    all.queued += one.queued;
     all.seconds += one.seconds;
     all.interrupted |= one.interrupted;
     all.failures.extend(one.failures);
@@ -191,6 +191,7 @@ fn as_json(report: &RunReport, fetched: usize) -> serde_json::Value {
         "fetched": fetched,
         "failed": report.failed,
         "not_run": report.not_run,
+        "queued": report.queued,
         "interrupted": report.interrupted,
         "ended_after_round": report.end.as_ref().map(|end| end.round),
         "seconds": (report.seconds * 1e3).round() / 1e3,
@@ -216,6 +217,11 @@ fn tell(report: &RunReport, stages: usize, folder: &Path, current: &Path) {
         say(&format!(
             "{} failed, {executed} executed, {cached} cached, {} not run, in {seconds:.1} s",
             report.failed, report.not_run
+        ));
+    } else if report.queued > 0 {
+        say(&format!(
+            "{} jobs are submitted, {done} of {stages} stages are done; the same command without --detach follows them",
+            report.queued
         ));
     } else {
         if let Some(end) = &report.end {

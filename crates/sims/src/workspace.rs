@@ -160,13 +160,18 @@ fn load(
 impl Workspace {
     /// Returns the plan of a file that stands for one run; `what` says in the message why there has to be one.
     pub(crate) fn only_plan(&self, what: &str) -> Result<&Plan, UsageError> {
-        match &self.plans[..] {
-            [plan] => Ok(plan),
-            plans => Err(UsageError(format!(
-                "this file stands for {} runs, and {what}: choose it with --only",
-                plans.len()
-            ))),
-        }
+        only_plan(&self.plans, what)
+    }
+}
+
+/// Returns the one plan; `what` says in the message why there has to be one.
+pub(crate) fn only_plan<'a>(plans: &'a [Plan], what: &str) -> Result<&'a Plan, UsageError> {
+    match plans {
+        [plan] => Ok(plan),
+        plans => Err(UsageError(format!(
+            "this file stands for {} runs, and {what}: choose it with --only",
+            plans.len()
+        ))),
     }
 }
 

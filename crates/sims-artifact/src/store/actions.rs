@@ -89,9 +89,19 @@ pub struct ActionResult {
     /// The actions whose results are pieces of this one.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub chunks: Vec<ActionKey>,
-    /// Of a chunk, what the stage noted beside its rows.
+    /// What it is a piece of, if it is one.
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub note: Option<Value>,
+    pub chunk: Option<Chunk>,
+}
+
+/// A piece of the work of an action.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Chunk {
+    /// What all pieces of that work have in common.
+    pub base: Digest,
+    /// What the stage noted beside its rows.
+    pub note: Value,
 }
 
 impl ActionResult {

@@ -9,17 +9,20 @@
 use std::fs::File;
 use std::path::PathBuf;
 
-use super::{ActionKey, ActionResult, Store, StoreError, create_folder, list};
+use super::{ActionKey, ActionResult, Chunk, Store, StoreError, create_folder, list};
 use crate::{ArtifactError, Digest};
 
 impl Store {
-    /// Publishes `result` as a piece of the work `base`. Its blobs must be stored already.
+    /// Publishes the result of a piece of some work. Its blobs must be stored already.
     ///
     /// # Errors
     /// If a blob is missing or a file cannot be written.
-    pub fn publish_chunk(&self, base: &Digest, result: &ActionResult) -> Result<(), StoreError> {
+    pub fn publish_chunk(&self, result: &ActionResult) -> Result<(), StoreError> {
         self.hold_result(result)?;
         self.write_result(result)?;
+        let Some(Chunk { base, .. }) = &result.chunk else {
+            return Ok(());
+        };
         let folder = self.chunk_folder(base);
         create_folder(&folder)?;
         let path = folder.join(result.key.to_string());

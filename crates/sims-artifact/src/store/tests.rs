@@ -45,8 +45,8 @@ pub(super) fn publish(store: &Store, document: &Value, bytes: &[u8]) -> ActionRe
         summary: None,
         seconds: 1.5,
         stop: None,
-            chunks: Vec::new(),
-            note: None,
+        chunks: Vec::new(),
+        chunk: None,
     };
     store.publish_action(document, &result).unwrap();
     result

@@ -311,3 +311,38 @@ fn mistakes_in_what_varies_are_shown_where_they_are() {
         assert!(message.contains(part), "{text}{message}");
     }
 }
+
+#[test]
+fn resources_are_those_of_the_file_changed_by_the_stage_in_either_form() {
+    let pipeline = load(
+        "resources: {cpus: 4, memory: 1G}\nround:\n  sample: {samples: 10, resources: {memory: 2G, parts: 3}}\n  \
+         rank: {uses: rank, with: {tau: 1}, resources: {cpus: 1}}\n  fit:\n",
+    )
+    .unwrap();
+    let asked: Vec<_> = pipeline
+        .nodes
+        .iter()
+        .map(|node| (node.resources.cpus, node.resources.memory_mib))
+        .collect();
+    assert_eq!(
+        asked,
+        [
+            (Some(4), Some(2048)),
+            (Some(1), Some(1024)),
+            (Some(4), Some(1024))
+        ]
+    );
+    assert_eq!(
+        pipeline.nodes[0].params.keys().collect::<Vec<_>>(),
+        ["samples"],
+        "resources are no parameter"
+    );
+    assert!(pipeline.nodes[0].parts_at.is_some() && pipeline.nodes[1].parts_at.is_none());
+    assert_snapshot!(load("round:\n  sample: {resources: {memori: 2G}}\n").unwrap_err(), @r"
+    pipelines/p.yaml:2:24: unknown key `memori` in `round.sample.resources`
+       |
+     2 |   sample: {resources: {memori: 2G}}
+       |                        ^
+       = did you mean `memory`?
+    ");
+}

@@ -9,13 +9,14 @@ use std::process::{Command, ExitStatus};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sims_artifact::Digest;
 use sims_artifact::store::{
     ActionKey, ActionOutput, ActionResult, Blob, Scratch, Store, StoreError,
 };
 
-use super::chunks::Chunks;
+use super::chunks::{Chunks, base_of};
 use super::process::{self, StageEvent};
 use super::{Event, Interrupt, RunOptions, disk_space, remote};
 use crate::action::{Action, ActionInput, Lookup, claim};
@@ -61,7 +62,7 @@ impl From<StoreError> for NotDone {
 }
 
 /// A stage that failed, with all that helps to mend it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     /// The stage and its round.
     pub name: InstanceName,
@@ -75,6 +76,8 @@ pub struct Failure {
     pub log: PathBuf,
     /// What to do.
     pub advice: String,
+    /// Whether the same would happen again, as long as nobody mends something.
+    pub is_lasting: bool,
 }
 
 impl fmt::Display for Failure {
@@ -112,11 +115,10 @@ pub(super) enum Purpose {
 }
 
 /// How the computation of a part ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum PartOutcome {
+pub(super) enum PartOutcome {
     /// Its chunks are in the store.
     Done,
-    /// The whole action is in the store, or lies after the end of the loop.
+    /// The whole action is in the store.
     NotNeeded,
     /// It was asked to stop.
     Interrupted,
@@ -209,7 +211,9 @@ impl Attempt<'_> {
         let out = scratch.path().join("out");
         std::fs::create_dir(&out).map_err(|e| PipelineError::io("create", &out, e))?;
         let inputs = self.input_paths(&scratch)?;
-        let mut chunks = self.chunks(&scratch)?;
+        let offer =
+            |key: &ActionKey| remote::offer_key(self.options, self.action.index, key, self.hear);
+        let mut chunks = self.chunks(&scratch, &offer)?;
         let execution = self.execution_flags(chunks.as_ref());
         let arguments =
             commands::arguments(self.plan, self.action.index, &inputs, &execution, &out);
@@ -300,6 +304,7 @@ impl Attempt<'_> {
             command: self.options.by_hand(self.plan, index),
             log: log_path,
             advice,
+            is_lasting: ended.status.code() == Some(USAGE),
         };
         Ok(Err((failure, may_retry)))
     }
@@ -337,13 +342,26 @@ impl Attempt<'_> {
     }
 
     /// Gathers the finished chunks of the work, where the stage works in chunks and its word is not put to a test.
-    fn chunks(&self, scratch: &Scratch) -> Result<Option<Chunks<'_>>, NotDone> {
-        let units = &self.plan.program(self.action.index).description.units;
+    fn chunks<'a>(
+        &'a self,
+        scratch: &Scratch,
+        offer: &'a (dyn Fn(&ActionKey) + Sync),
+    ) -> Result<Option<Chunks<'a>>, NotDone> {
+        let description = &self.plan.program(self.action.index).description;
+        let units = &description.units;
         let Some(units) = units.as_ref().filter(|_| self.purpose != Purpose::Compare) else {
             return Ok(None);
         };
+        let base = base_of(&self.action.document, units);
+        remote::fetch_chunks(
+            self.store,
+            self.options,
+            self.action.index,
+            &base,
+            self.hear,
+        );
         let folder = scratch.path().join("chunks");
-        let chunks = Chunks::gather(self.store, &self.action.document, units, folder)?;
+        let chunks = Chunks::gather(self.store, &description.stage, base, folder, offer)?;
         if chunks.len() > 0 {
             (self.hear)(Event::Resumed {
                 index: self.action.index,
@@ -450,7 +468,7 @@ impl Attempt<'_> {
             seconds,
             stop: None,
             chunks,
-            note: None,
+            chunk: None,
         };
         if let Purpose::Part(_) = self.purpose {
             return Ok(result);

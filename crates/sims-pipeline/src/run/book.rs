@@ -39,6 +39,11 @@ impl<'a> Book<'a> {
         }
     }
 
+    /// Returns whoever listens.
+    pub(super) fn listener(&self) -> &'a (dyn Fn(Event) + Sync) {
+        self.hear
+    }
+
     /// Tells whoever listens what happened.
     pub(super) fn tell(&self, event: Event) {
         (self.hear)(event);

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::Receiver;
 
 use serde_json::{Value, json};
-use sims_artifact::store::{ActionKey, ActionOutput, ActionResult, Blob, Store};
+use sims_artifact::store::{ActionKey, ActionOutput, ActionResult, Blob, Chunk, Store};
 use sims_artifact::{Digest, canonical_json};
 use sims_stage::{ChunkNote, UnitsDescription};
 
@@ -35,17 +35,19 @@ pub(super) struct Chunks<'a> {
     taken: BTreeSet<OsString>,
     /// The chunks that the stage was given, and those that it finished.
     keys: Vec<ActionKey>,
+    /// Told of every chunk that is published.
+    offer: &'a (dyn Fn(&ActionKey) + Sync),
 }
 
 impl<'a> Chunks<'a> {
-    /// Gathers in `folder` what is finished of the work of `document`.
+    /// Gathers in `folder` what is finished of the work `base`, which is that of `stage`.
     pub(super) fn gather(
         store: &'a Store,
-        document: &Value,
-        units: &UnitsDescription,
+        stage: &str,
+        base: Digest,
         folder: PathBuf,
+        offer: &'a (dyn Fn(&ActionKey) + Sync),
     ) -> Result<Self, NotDone> {
-        let base = base_of(document, units);
         let known = folder.join("known");
         for folder in [&known, &folder.join("new")] {
             std::fs::create_dir_all(folder).map_err(|e| PipelineError::io("create", folder, e))?;
@@ -56,7 +58,8 @@ impl<'a> Chunks<'a> {
             let Lookup::Hit(result) = claim(store, &key)? else {
                 continue;
             };
-            let (Some(output), Some(note)) = (result.outputs.values().next(), &result.note) else {
+            let (Some(output), Some(chunk)) = (result.outputs.values().next(), &result.chunk)
+            else {
                 continue;
             };
             let extension = Path::new(&output.file).extension().unwrap_or_default();
@@ -64,17 +67,18 @@ impl<'a> Chunks<'a> {
             std::os::unix::fs::symlink(store.blob_path(&output.digest), &rows)
                 .map_err(|e| PipelineError::io("make a link", &rows, e))?;
             let beside = known.join(format!("{key}.json"));
-            std::fs::write(&beside, note.to_string())
+            std::fs::write(&beside, chunk.note.to_string())
                 .map_err(|e| PipelineError::io("write", &beside, e))?;
             keys.push(key);
         }
         Ok(Self {
             store,
-            stage: document["stage"].as_str().unwrap_or_default().to_owned(),
+            stage: stage.to_owned(),
             base,
             folder,
             taken: BTreeSet::new(),
             keys,
+            offer,
         })
     }
 
@@ -157,8 +161,8 @@ impl<'a> Chunks<'a> {
 
     /// Publishes one chunk.
     fn keep(&self, path: &Path) -> Result<ActionKey, Rejected> {
-        let bytes = std::fs::read(path)
-            .map_err(|e| Rejected::Error(PipelineError::io("read", path, e)))?;
+        let bytes =
+            std::fs::read(path).map_err(|e| Rejected::Error(PipelineError::io("read", path, e)))?;
         let bad = |message: String| {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             Rejected::Output(format!("its chunk {name} is not usable: {message}"))
@@ -201,15 +205,19 @@ impl<'a> Chunks<'a> {
             seconds: note.seconds,
             stop: None,
             chunks: Vec::new(),
-            note: Some(whole),
+            chunk: Some(Chunk {
+                base: self.base,
+                note: whole,
+            }),
         };
-        self.store.publish_chunk(&self.base, &result)?;
+        self.store.publish_chunk(&result)?;
+        (self.offer)(&result.key);
         Ok(result.key)
     }
 }
 
 /// Names what all chunks of an action's work have in common.
-fn base_of(document: &Value, units: &UnitsDescription) -> Digest {
+pub(super) fn base_of(document: &Value, units: &UnitsDescription) -> Digest {
     let mut base = document.clone();
     if let Some(base) = base.as_object_mut() {
         base.shift_remove("outputs");
@@ -223,10 +231,7 @@ fn base_of(document: &Value, units: &UnitsDescription) -> Digest {
     if units.params.iter().any(|name| name == "seed") {
         base["seed"] = Value::Null;
     }
-    Digest::derived(
-        "sims 2026 base of chunks",
-        canonical_json(&base).as_bytes(),
-    )
+    Digest::derived("sims 2026 base of chunks", canonical_json(&base).as_bytes())
 }
 
 #[cfg(test)]

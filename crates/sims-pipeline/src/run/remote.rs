@@ -8,10 +8,12 @@ use std::fmt;
 use std::sync::Mutex;
 
 use serde_json::Value;
+use sims_artifact::Digest;
 use sims_artifact::store::{ActionKey, Store};
 
 use super::{Event, RunOptions};
-use crate::action::Action;
+use crate::PipelineError;
+use crate::action::{Action, Lookup, claim};
 
 /// Actions that are asked for at the same time.
 const AT_A_TIME: usize = 8;
@@ -28,6 +30,9 @@ pub trait RemoteCache: fmt::Debug + Send + Sync {
         document: &Value,
         tell: &(dyn Fn(Notice) + Sync),
     ) -> bool;
+
+    /// Brings into the store the pieces of the work `base` that the cache has; for the rest as [`fetch`](Self::fetch).
+    fn fetch_chunks(&self, store: &Store, base: &Digest, tell: &(dyn Fn(Notice) + Sync));
 
     /// Takes note of an action that was published in the store; returns at once.
     fn offer(&self, key: &ActionKey, tell: &(dyn Fn(Notice) + Sync));
@@ -125,11 +130,49 @@ pub(super) fn fetch(
     remote.fetch(store, &action.key, &action.document, &tell)
 }
 
+/// Asks for an action in the store, in its trash, and in the remote cache if there is one.
+pub(super) fn claim_anywhere(
+    store: &Store,
+    options: &RunOptions,
+    action: &Action,
+    hear: &(dyn Fn(Event) + Sync),
+) -> Result<Lookup, PipelineError> {
+    match claim(store, &action.key)? {
+        hit @ Lookup::Hit(_) => Ok(hit),
+        lookup => match fetch(store, options, action, hear) {
+            true => claim(store, &action.key),
+            false => Ok(lookup),
+        },
+    }
+}
+
+/// Brings the pieces of the work `base`, of an instance, into the store, as far as a remote cache has them.
+pub(super) fn fetch_chunks(
+    store: &Store,
+    options: &RunOptions,
+    index: usize,
+    base: &Digest,
+    hear: &(dyn Fn(Event) + Sync),
+) {
+    if let Some(remote) = &options.remote {
+        remote.fetch_chunks(store, base, &|notice| hear(event(index, notice)));
+    }
+}
+
 /// Tells the remote cache, if there is one, that an action was published.
 pub(super) fn offer(options: &RunOptions, action: &Action, hear: &(dyn Fn(Event) + Sync)) {
+    offer_key(options, action.index, &action.key, hear);
+}
+
+/// Tells the remote cache, if there is one, that an action of an instance was published, or a piece of one.
+pub(super) fn offer_key(
+    options: &RunOptions,
+    index: usize,
+    key: &ActionKey,
+    hear: &(dyn Fn(Event) + Sync),
+) {
     if let Some(remote) = &options.remote {
-        let tell = |notice| hear(event(action.index, notice));
-        remote.offer(&action.key, &tell);
+        remote.offer(key, &|notice| hear(event(index, notice)));
     }
 }
 

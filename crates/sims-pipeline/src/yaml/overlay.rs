@@ -215,16 +215,23 @@ fn to_full_form(stage: &Map, at: &Location) -> Node {
     let map = if is_full_form(stage) {
         stage.clone()
     } else {
-        Map {
-            entries: vec![Entry {
-                key: "with".to_owned(),
-                key_at: at.clone(),
-                value: Node {
-                    value: Yaml::Map(stage.clone()),
-                    at: at.clone(),
-                },
-            }],
-        }
+        // What a stage asks of a cluster is no parameter.
+        let (mut entries, parameters): (Vec<Entry>, Vec<Entry>) = stage
+            .entries
+            .iter()
+            .cloned()
+            .partition(|entry| entry.key == "resources");
+        entries.push(Entry {
+            key: "with".to_owned(),
+            key_at: at.clone(),
+            value: Node {
+                value: Yaml::Map(Map {
+                    entries: parameters,
+                }),
+                at: at.clone(),
+            },
+        });
+        Map { entries }
     };
     Node {
         value: Yaml::Map(map),
@@ -297,6 +304,25 @@ mod tests {
             merged["round"],
             json!({"sample": {"with": {"samples": 10, "top-p": 0.9}, "inputs": {"prompts": "prompts.eval"}},
                    "rank": null, "fit": {"uses": "./my_fit.py", "with": {"step": 1}}})
+        );
+    }
+
+    #[test]
+    fn resources_of_a_short_form_stay_beside_its_parameters() {
+        let merged = loaded(&[
+            (
+                "base.yaml",
+                "round: {sample: {samples: 10, resources: {cpus: 4, memory: 1G}}}\n",
+            ),
+            (
+                "over.yaml",
+                "extends: base.yaml\nround: {sample: {with: {samples: 4}, resources: {cpus: 8}}}\n",
+            ),
+        ])
+        .unwrap();
+        assert_eq!(
+            merged["round"]["sample"],
+            json!({"resources": {"cpus": 8, "memory": "1G"}, "with": {"samples": 4}})
         );
     }
 

@@ -65,7 +65,7 @@ fn publish(store: &Store, document: &Value, bytes: &[u8]) -> ActionResult {
         seconds: 1.5,
         stop: None,
         chunks: Vec::new(),
-        note: None,
+        chunk: None,
     };
     store.publish_action(document, &result).unwrap();
     result

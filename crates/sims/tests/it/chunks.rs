@@ -33,7 +33,11 @@ fn made(toy: &Toy) -> Vec<String> {
 
 /// Runs with a variable set; returns the exit code and what was said.
 fn run_with(toy: &Toy, name: &str, value: &str) -> (i32, String) {
-    let output = toy.sims(&["run", "p.yaml"]).env(name, value).output().unwrap();
+    let output = toy
+        .sims(&["run", "p.yaml"])
+        .env(name, value)
+        .output()
+        .unwrap();
     (output.status.code().unwrap_or(-1), toy.nameless(&output))
 }
 
@@ -59,7 +63,10 @@ fn what_a_failed_stage_finished_is_not_done_again() {
     assert_eq!(made(&toy), ["made one"]);
     let (code, text) = run_with(&toy, "PIECES_FAIL", "");
     assert_eq!(code, 0, "{text}");
-    assert!(text.contains("round-1/pieces: 1 chunks of its work are finished already"), "{text}");
+    assert!(
+        text.contains("round-1/pieces: 1 chunks of its work are finished already"),
+        "{text}"
+    );
     assert_eq!(made(&toy), ["made two"]);
     let views = toy.views("toy");
     let undisturbed = self::toy();
@@ -80,7 +87,10 @@ fn a_chunk_that_makes_no_sense_is_named() {
     );
     let (code, text) = run_with(&toy, "PIECES_ROWS", "\"x\"");
     assert_eq!(code, 1, "{text}");
-    assert!(text.contains("its chunk one.json is not usable: invalid type"), "{text}");
+    assert!(
+        text.contains("its chunk one.json is not usable: invalid type"),
+        "{text}"
+    );
     assert_eq!(toy.run(), (1, 2, 0));
 }
 
@@ -125,4 +135,51 @@ fn a_verification_takes_no_chunks_word_for_it() {
     let report = toy.json(&["verify", "p.yaml"]);
     assert!(!report.to_string().contains("differs"), "{report}");
     assert_eq!(made(&toy), ["made one", "made two"]);
+}
+
+/// What one machine was interrupted at, another goes on with; they share nothing but a remote cache.
+#[test]
+fn chunks_travel_through_a_remote_cache() {
+    let cache = tempfile::tempdir().unwrap();
+    let cache = cache.path().to_str().unwrap();
+    let first = toy();
+    let run = |toy: &Toy, fail: &str| {
+        let mut command = toy.sims(&["run", "p.yaml", "--remote", cache]);
+        let output = command.env("PIECES_FAIL", fail).output().unwrap();
+        (output.status.code().unwrap_or(-1), toy.nameless(&output))
+    };
+    let (code, text) = run(&first, "two");
+    assert_eq!(code, 1, "{text}");
+    let second = toy();
+    let (code, text) = run(&second, "");
+    assert_eq!(code, 0, "{text}");
+    assert!(
+        text.contains("round-1/pieces: 1 chunks of its work are finished already"),
+        "{text}"
+    );
+    assert_eq!(made(&second), ["made two"]);
+    let undisturbed = toy();
+    undisturbed.run();
+    assert_eq!(second.views("toy"), undisturbed.views("toy"));
+    assert_eq!(second.fsck().0, 0);
+    // A damaged one is not believed.
+    let third = toy();
+    let mut damaged = 0;
+    let mut folders = vec![PathBuf::from(cache).join("cas")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap().flatten() {
+            match entry.path().is_dir() {
+                true => folders.push(entry.path()),
+                false => {
+                    std::fs::write(entry.path(), "wrong").unwrap();
+                    damaged += 1;
+                }
+            }
+        }
+    }
+    assert!(damaged > 3);
+    let (code, text) = run(&third, "");
+    assert_eq!(code, 0, "{text}");
+    assert_eq!(made(&third), ["made one", "made two"]);
+    assert_eq!(third.views("toy"), undisturbed.views("toy"));
 }

@@ -271,7 +271,7 @@ fn fill(toy: &Toy, actions: usize) {
             seconds: 0.0,
             stop: None,
             chunks: Vec::new(),
-            note: None,
+            chunk: None,
         };
         store.publish_action(&document, &result).unwrap();
     }

@@ -304,6 +304,8 @@ fn help_is_complete() {
       pull        Bring what a run would need from a remote cache, and run nothing
       pin         Keep what a run made, whatever becomes of its folder
       new         Write files to start from
+      work        Compute one stage of a plan, as a job of a cluster does
+      argo        Write a plan as a workflow for Kubernetes
       schema      Show what the columns of an artifact mean
       help        Print this message or the help of the given subcommand(s)
 

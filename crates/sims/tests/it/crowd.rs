@@ -11,7 +11,10 @@ const PIPELINES: usize = 4;
 fn pipeline(toy: &Toy, number: usize) -> String {
     let text = LOOP
         .replace("name: toy", &format!("name: crowd-{number}"))
-        .replace("with: {samples: 4}", &format!("with: {{samples: {}}}", 4 + number));
+        .replace(
+            "with: {samples: 4}",
+            &format!("with: {{samples: {}}}", 4 + number),
+        );
     let file = format!("crowd-{number}.yaml");
     toy.write(&file, &text);
     file
@@ -34,7 +37,11 @@ fn shown(toy: &Toy, processes: usize) -> BTreeMap<String, BTreeMap<String, usize
         let root = toy.path().join(format!("runs-{number}")).join(&name);
         for round in 1..=3 {
             for view in ["numbers", "ranking", "accepted"] {
-                let extension = if view == "accepted" { "safetensors" } else { "parquet" };
+                let extension = if view == "accepted" {
+                    "safetensors"
+                } else {
+                    "parquet"
+                };
                 let path = root.join(format!("round-{round}/{view}.{extension}"));
                 let blob = path.canonicalize().unwrap();
                 let digest = blob.file_name().unwrap().to_string_lossy().into_owned();
@@ -50,7 +57,9 @@ fn shown(toy: &Toy, processes: usize) -> BTreeMap<String, BTreeMap<String, usize
 fn hundreds_of_processes_do_each_action_once_and_lose_nothing() {
     const PROCESSES: usize = 240;
     let toy = Toy::new(LOOP);
-    let files: Vec<String> = (0..PIPELINES).map(|number| pipeline(&toy, number)).collect();
+    let files: Vec<String> = (0..PIPELINES)
+        .map(|number| pipeline(&toy, number))
+        .collect();
     let children: Vec<Child> = (0..PROCESSES)
         .map(|number| start(&toy, &files[number % PIPELINES], number))
         .collect();
@@ -66,7 +75,11 @@ fn hundreds_of_processes_do_each_action_once_and_lose_nothing() {
     let distinct = PIPELINES as u64 * (STAGES - 1) + 1;
     assert_eq!(executed, distinct);
     assert_eq!(toy.ran().len() as u64, distinct, "each action ran once");
-    assert!(shown(&toy, PROCESSES).values().all(|targets| targets.len() == 1));
+    assert!(
+        shown(&toy, PROCESSES)
+            .values()
+            .all(|targets| targets.len() == 1)
+    );
     let (code, report) = toy.fsck();
     assert_eq!(code, 0, "{report}");
 }
@@ -75,7 +88,9 @@ fn hundreds_of_processes_do_each_action_once_and_lose_nothing() {
 fn a_crowd_of_which_many_are_killed_leaves_a_sound_store() {
     const PROCESSES: usize = 60;
     let toy = Toy::new(LOOP);
-    let files: Vec<String> = (0..PIPELINES).map(|number| pipeline(&toy, number)).collect();
+    let files: Vec<String> = (0..PIPELINES)
+        .map(|number| pipeline(&toy, number))
+        .collect();
     let mut children: Vec<Child> = (0..PROCESSES)
         .map(|number| start(&toy, &files[number % PIPELINES], number))
         .collect();
@@ -92,10 +107,16 @@ fn a_crowd_of_which_many_are_killed_leaves_a_sound_store() {
     for (number, file) in files.iter().enumerate() {
         let output = start(&toy, file, number).wait_with_output().unwrap();
         let (ran, cached, failed) = counts(&serde_json::from_slice(&output.stdout).unwrap());
-        assert_eq!((ran, cached, failed), (0, STAGES, 0), "survivors did everything");
+        assert_eq!(
+            (ran, cached, failed),
+            (0, STAGES, 0),
+            "survivors did everything"
+        );
     }
     let everyone = shown(&toy, PIPELINES);
     assert!(everyone.values().all(|targets| targets.len() == 1));
-    let debris = std::fs::read_dir(toy.path().join(".sims/tmp")).unwrap().count();
+    let debris = std::fs::read_dir(toy.path().join(".sims/tmp"))
+        .unwrap()
+        .count();
     assert_eq!(debris, 0, "the last one cleared up");
 }

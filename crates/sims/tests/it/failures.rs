@@ -71,7 +71,7 @@ fn a_stage_that_hangs_is_stopped_when_asked_for() {
     assert_eq!(toy.run(), (STAGES - 2, 2, 0));
     let (code, text) = toy.text(&["run", "p.yaml", "--hang-after", "soon"]);
     assert_eq!(
-        (code, text.contains("such as 90s, 30m or 2h")),
+        (code, text.contains("such as 90s, 30m, 2h or 1d")),
         (2, true),
         "{text}"
     );

@@ -13,3 +13,4 @@ mod new_stage;
 mod provenance;
 mod reruns;
 mod toy;
+mod worker;
