@@ -345,8 +345,16 @@ fn help_is_complete() {
           --threads <N>            Worker threads of each stage [default: every core, shared by the
                                    jobs]
           --batch-size <N>         Sequences that a model runs at once [default: each stage chooses]
+          --chunk-size <N>         Prompts or pairs that a stage finishes at a time; what is finished
+                                   survives an interruption. 0 for all [default: 128]
           --hang-after <TIME>      Stop a stage of which nothing was heard for so long, not even how far
                                    it is: 90s, 30m, 2h [default: never]
+          --executor <NAME>        Where stages run: local, or slurm for jobs of the cluster that this
+                                   machine submits to [default: local]
+          --detach                 With --executor slurm: submit and leave; the same command without it
+                                   follows the jobs
+          --resubmit <N>           With --executor slurm: how often a stage's job is submitted again
+                                   when it fails or gets lost [default: 2]
           --remote <URL>           Remote cache shared with other machines: s3://…, gs://…, az://…,
                                    https://… or a folder [default: $SIMS_REMOTE]
           --remote-timeout <TIME>  Give up on the remote cache when it does not answer for so long
