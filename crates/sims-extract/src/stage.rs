@@ -382,8 +382,7 @@ fn run_model(
         layers,
         hook.as_mut().map(|hook| hook as &mut dyn Hook),
         &limits,
-        path,
-        form,
+        (path, form),
         &mut progress,
     );
     let counted = match run {

@@ -147,8 +147,7 @@ pub fn write_states(
     layers: &[usize],
     hook: Option<&mut dyn Hook>,
     limits: &ScoreLimits,
-    path: &Path,
-    form: &StatesForm,
+    (path, form): (&Path, &StatesForm),
     progress: &mut dyn FnMut() -> ControlFlow<()>,
 ) -> Result<TokenCount, RunError> {
     let width = form.site.width(decoder.config());

@@ -84,6 +84,9 @@ pub struct Place {
 /// Computes the units at some places of the list and writes their rows to a file; returns how many rows each has.
 pub type Compute<'a> = dyn FnMut(&mut StageIo, &[usize], &Path) -> anyhow::Result<Vec<usize>> + 'a;
 
+/// Computes the units at some places of the list; returns the rows of each.
+pub type ComputeRows<'a, T> = dyn FnMut(&mut StageIo, &[usize]) -> anyhow::Result<Vec<Vec<T>>> + 'a;
+
 impl StageIo {
     /// Has every unit computed that is not known, some at a time, and returns where the rows of each are.
     ///
@@ -141,7 +144,7 @@ impl StageIo {
         &mut self,
         kind: &str,
         units: &[Digest],
-        compute: &mut dyn FnMut(&mut Self, &[usize]) -> anyhow::Result<Vec<Vec<T>>>,
+        compute: &mut ComputeRows<'_, T>,
     ) -> anyhow::Result<Vec<Vec<T>>> {
         let mut write = |io: &mut Self, chunk: &[usize], file: &Path| {
             let rows = compute(io, chunk)?;

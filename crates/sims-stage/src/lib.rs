@@ -23,7 +23,7 @@ mod progress;
 mod run;
 mod summary;
 
-pub use chunks::{ChunkNote, Compute, Place, Units};
+pub use chunks::{ChunkNote, Compute, ComputeRows, Place, Units};
 pub use describe::{Description, Numerics, Role, RoleDescription, UnitsDescription};
 pub use energy::Energy;
 pub use exit::{BadInput, Interrupted, Retryable};

@@ -9,7 +9,7 @@ use sims_pipeline::{Plan, SlurmOptions};
 use crate::exit::UsageError;
 use crate::remote::SharingOptions;
 use crate::work::WorkerExecution;
-use crate::workspace::PipelineOptions;
+use crate::workspace::{PipelineOptions, Workspace};
 
 /// How long a worker waits for results that a shared file system shows late.
 const WAIT: &str = "90s";
@@ -63,8 +63,7 @@ impl ExecutorOptions {
         &self,
         pipeline: &Path,
         plan: &Plan,
-        store: &Path,
-        runs: &Path,
+        workspace: &Workspace,
         options: &PipelineOptions,
         execution: &WorkerExecution,
         sharing: &SharingOptions,
@@ -76,8 +75,11 @@ impl ExecutorOptions {
         let mut worker = vec![program.display().to_string(), "work".to_owned()];
         worker.push(absolute(pipeline)?.display().to_string());
         let mut add = |name: &str, value: String| worker.extend([format!("--{name}"), value]);
-        add("store", absolute(store)?.display().to_string());
-        add("runs", runs.display().to_string());
+        add(
+            "store",
+            absolute(workspace.store.root())?.display().to_string(),
+        );
+        add("runs", workspace.options.runs.display().to_string());
         add("rounds", plan.rounds.to_string());
         match options.seed {
             Some(seed) => add("seed", seed.to_string()),

@@ -154,8 +154,7 @@ fn on_slurm(
     let mut slurm = arguments.executor.slurm(
         &arguments.pipeline,
         plan,
-        store.root(),
-        &options.runs,
+        workspace,
         &arguments.options,
         &arguments.execution,
         &arguments.remote,

@@ -95,11 +95,11 @@ fn a_crowd_of_which_many_are_killed_leaves_a_sound_store() {
         .map(|number| start(&toy, &files[number % PIPELINES], number))
         .collect();
     // Every third is killed as soon as one before it has ended, wherever it is then.
-    for number in 0..PROCESSES {
+    for (number, child) in children.iter_mut().enumerate() {
         if number % 3 == 2 {
-            children[number].kill().unwrap();
+            child.kill().unwrap();
         }
-        let status = children[number].wait().unwrap();
+        let status = child.wait().unwrap();
         assert!(number % 3 == 2 || status.success());
     }
     let (code, report) = toy.fsck();
