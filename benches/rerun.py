@@ -101,10 +101,10 @@ def snakemake_chain(folder, stages, programs):
 def timed(command, folder):
     environment = {**os.environ, "DVC_NO_ANALYTICS": "1", "NO_COLOR": "1"}
     started = time.perf_counter()
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     seconds = time.perf_counter() - started
     if done.returncode != 0:
-        sys.exit(f"{command} failed:\n{done.stdout}{done.stderr}")
+        sys.exit(f"{command} failed in {folder}")
     return seconds
 
 

@@ -13,7 +13,7 @@ use crate::ArtifactError;
 /// From this size on a file is hashed by several threads. Unit: bytes.
 const LARGE: u64 = 1 << 20;
 /// What several threads hash at a time. Unit: bytes.
-const BLOCK: usize = 4 << 20;
+const BLOCK: usize = 1 << 20;
 
 /// A BLAKE3 hash of 32 bytes, shown as 64 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -102,12 +102,15 @@ impl StageIo {
         units: &[Digest],
         compute: &mut Compute<'_>,
     ) -> anyhow::Result<Vec<Place>> {
-        let known = read_notes(&self.chunk_options.folder, kind)?;
+        let mut known = read_notes(&self.chunk_options.folder, "known", kind)?;
+        let from_before = known.len();
+        known.extend(read_notes(&self.chunk_options.folder, "new", kind)?);
         let mut places: HashMap<Digest, Place> = HashMap::new();
         let wanted: HashSet<Digest> = units.iter().copied().collect();
-        for (note, file) in &known {
+        for (number, (note, file)) in known.iter().enumerate() {
             let used = take_places(note, file, &mut places, &wanted);
-            self.count_known(note, used);
+            // What parts of this very run finished took no time beside it.
+            self.count_known(note, used, number < from_before);
         }
         let mut seen = HashSet::new();
         let missing: Vec<usize> = self
@@ -218,7 +221,7 @@ impl StageIo {
     }
 
     /// Counts what the used units of a known chunk took when they were computed: its counts' share of them.
-    fn count_known(&mut self, note: &ChunkNote, used: usize) {
+    fn count_known(&mut self, note: &ChunkNote, used: usize, is_from_before: bool) {
         if used == 0 {
             return;
         }
@@ -232,8 +235,10 @@ impl StageIo {
             };
             self.count(name, value);
         }
-        self.count("units_reused", used as f64);
-        self.count("seconds_reused", note.seconds * share);
+        if is_from_before {
+            self.count("units_reused", used as f64);
+            self.count("seconds_reused", note.seconds * share);
+        }
     }
 }
 
@@ -267,40 +272,39 @@ pub(crate) fn is_largest(name: &str) -> bool {
     name.starts_with("batch_")
 }
 
-/// Reads the notes of the chunks of a kind in a folder, each with the file of its rows; in the order of their names.
-fn read_notes(folder: &Path, kind: &str) -> anyhow::Result<Vec<(ChunkNote, PathBuf)>> {
+/// Reads the notes of the chunks of a kind on one side of a folder, `known` or `new`, each with the file of its rows; in
+/// the order of their names.
+fn read_notes(folder: &Path, side: &str, kind: &str) -> anyhow::Result<Vec<(ChunkNote, PathBuf)>> {
     let mut notes = Vec::new();
-    for side in ["known", "new"] {
-        let Ok(entries) = std::fs::read_dir(folder.join(side)) else {
+    let Ok(entries) = std::fs::read_dir(folder.join(side)) else {
+        return Ok(notes);
+    };
+    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.retain(|path| {
+        path.extension()
+            .is_some_and(|extension| extension == "json")
+    });
+    paths.sort();
+    for path in paths {
+        let bytes =
+            std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let note: ChunkNote = serde_json::from_slice(&bytes).map_err(|error| {
+            BadInput::new(format!("{} is not a chunk's note: {error}", path.display()))
+        })?;
+        if note.kind != kind {
             continue;
-        };
-        let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-        paths.retain(|path| {
-            path.extension()
-                .is_some_and(|extension| extension == "json")
-        });
-        paths.sort();
-        for path in paths {
-            let bytes =
-                std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-            let note: ChunkNote = serde_json::from_slice(&bytes).map_err(|error| {
-                BadInput::new(format!("{} is not a chunk's note: {error}", path.display()))
-            })?;
-            if note.kind != kind {
-                continue;
-            }
-            if note.rows.len() != note.units.len() {
-                return Err(BadInput::new(format!(
-                    "{} has {} units and the rows of {}",
-                    path.display(),
-                    note.units.len(),
-                    note.rows.len()
-                ))
-                .into());
-            }
-            let file = path.with_extension(extension(&note.schema));
-            notes.push((note, file));
         }
+        if note.rows.len() != note.units.len() {
+            return Err(BadInput::new(format!(
+                "{} has {} units and the rows of {}",
+                path.display(),
+                note.units.len(),
+                note.rows.len()
+            ))
+            .into());
+        }
+        let file = path.with_extension(extension(&note.schema));
+        notes.push((note, file));
     }
     Ok(notes)
 }

@@ -87,14 +87,16 @@ impl Spent {
             // The sum of nothing is minus zero otherwise.
             0.0 + found.sum::<f64>()
         };
-        let hours = stage.seconds / HOUR;
+        // What chunks of earlier processes took belongs to what the result cost.
+        let seconds = stage.seconds + counts(&["seconds_reused"]);
+        let hours = seconds / HOUR;
         let (gpu_hours, core_hours) = match stage.gpus {
             0 => (0.0, hours * f64::from(stage.threads)),
             gpus => (hours * f64::from(gpus), 0.0),
         };
         let energy = stage.energy.unwrap_or_default();
         let mut spent = Self {
-            seconds: stage.seconds,
+            seconds,
             generated: counts(&["new_tokens"]),
             read: counts(&READ),
             api_tokens: counts(&["api_tokens"]),
