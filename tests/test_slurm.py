@@ -263,3 +263,12 @@ def test_without_slurm_the_message_says_so(toy):
     )
     assert done.returncode == 1
     assert "there is no `squeue` on PATH" in done.stderr
+
+
+def test_workers_send_what_they_made_to_a_remote_cache(toy):
+    cache = str(toy.folder / "cache")
+    executed, cached = toy.counts("--remote", cache)
+    assert executed > 0 and cached == 0
+    # A machine that shares nothing but the cache finds everything.
+    elsewhere = ["--store", "elsewhere", "--runs", "elsewhere-runs", "--remote", cache]
+    assert toy.counts(*elsewhere, executor="local") == (0, executed)

@@ -14,7 +14,7 @@ use crate::{LOOP_STAGES, small_pipeline};
 /// One round with less to compute: what counts here is how often a file system is changed, not what is in the files.
 const FEW: &str = "rounds: 1
 round:
-  sample: {samples: 3, max-new-tokens: 24}
+  sample: {samples: 3, max-new-tokens: 24, shard-size: 48}
   judge: {meets: 2, controls: 0}
   steer-eval: {inputs: {neutral: none}}
 ";

@@ -4,25 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use crate::toy::{Toy, counts, make_executable};
-
-const PIPELINE: &str = "\
-name: toy
-seed: 17
-rounds: 1
-model: model
-prompts: {train: train.txt, eval: eval.txt}
-round:
-  sample: {uses: ./sample.sh, with: {samples: 4}}
-  rank: {uses: ./rank.sh}
-  pieces: {uses: ./pieces.sh}
-";
-
-fn toy() -> Toy {
-    let toy = Toy::new(PIPELINE);
-    make_executable(&toy.write("pieces.sh", include_str!("pieces.sh")));
-    toy
-}
+use crate::toy::{Toy, counts};
 
 /// Returns what the stage `pieces` did since the last call.
 fn made(toy: &Toy) -> Vec<String> {
@@ -57,7 +39,7 @@ fn files(toy: &Toy, folder: &str) -> Vec<PathBuf> {
 
 #[test]
 fn what_a_failed_stage_finished_is_not_done_again() {
-    let toy = toy();
+    let toy = Toy::with_pieces();
     let (code, text) = run_with(&toy, "PIECES_FAIL", "two");
     assert_eq!(code, 1, "{text}");
     assert_eq!(made(&toy), ["made one"]);
@@ -69,7 +51,7 @@ fn what_a_failed_stage_finished_is_not_done_again() {
     );
     assert_eq!(made(&toy), ["made two"]);
     let views = toy.views("toy");
-    let undisturbed = self::toy();
+    let undisturbed = Toy::with_pieces();
     undisturbed.run();
     assert_eq!(views, undisturbed.views("toy"));
     assert_eq!(toy.run(), (0, 3, 0));
@@ -78,7 +60,7 @@ fn what_a_failed_stage_finished_is_not_done_again() {
 
 #[test]
 fn a_chunk_that_makes_no_sense_is_named() {
-    let toy = toy();
+    let toy = Toy::with_pieces();
     let (code, text) = run_with(&toy, "PIECES_ROWS", "1, 2");
     assert_eq!(code, 1, "{text}");
     assert!(
@@ -96,7 +78,7 @@ fn a_chunk_that_makes_no_sense_is_named() {
 
 #[test]
 fn a_damaged_chunk_is_made_again() {
-    let toy = toy();
+    let toy = Toy::with_pieces();
     run_with(&toy, "PIECES_FAIL", "two");
     made(&toy);
     let one = files(&toy, "cas")
@@ -112,7 +94,7 @@ fn a_damaged_chunk_is_made_again() {
 
 #[test]
 fn chunks_go_with_the_runs_that_they_belong_to() {
-    let toy = toy();
+    let toy = Toy::with_pieces();
     toy.run();
     made(&toy);
     assert_eq!(files(&toy, "chunks").len(), 2);
@@ -129,7 +111,7 @@ fn chunks_go_with_the_runs_that_they_belong_to() {
 
 #[test]
 fn a_verification_takes_no_chunks_word_for_it() {
-    let toy = toy();
+    let toy = Toy::with_pieces();
     toy.run();
     made(&toy);
     let report = toy.json(&["verify", "p.yaml"]);
@@ -142,7 +124,7 @@ fn a_verification_takes_no_chunks_word_for_it() {
 fn chunks_travel_through_a_remote_cache() {
     let cache = tempfile::tempdir().unwrap();
     let cache = cache.path().to_str().unwrap();
-    let first = toy();
+    let first = Toy::with_pieces();
     let run = |toy: &Toy, fail: &str| {
         let mut command = toy.sims(&["run", "p.yaml", "--remote", cache]);
         let output = command.env("PIECES_FAIL", fail).output().unwrap();
@@ -150,7 +132,7 @@ fn chunks_travel_through_a_remote_cache() {
     };
     let (code, text) = run(&first, "two");
     assert_eq!(code, 1, "{text}");
-    let second = toy();
+    let second = Toy::with_pieces();
     let (code, text) = run(&second, "");
     assert_eq!(code, 0, "{text}");
     assert!(
@@ -158,12 +140,12 @@ fn chunks_travel_through_a_remote_cache() {
         "{text}"
     );
     assert_eq!(made(&second), ["made two"]);
-    let undisturbed = toy();
+    let undisturbed = Toy::with_pieces();
     undisturbed.run();
     assert_eq!(second.views("toy"), undisturbed.views("toy"));
     assert_eq!(second.fsck().0, 0);
     // A damaged one is not believed.
-    let third = toy();
+    let third = Toy::with_pieces();
     let mut damaged = 0;
     let mut folders = vec![PathBuf::from(cache).join("cas")];
     while let Some(folder) = folders.pop() {

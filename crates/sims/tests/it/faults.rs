@@ -6,30 +6,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use sims_testkit::faults::{Fault, FaultShim, each_step};
 
-use crate::toy::{Toy, make_executable};
-
-/// One round of three stages, one of which works in chunks: every kind of write that the runner does, once or a few times.
-const THREE: &str = "\
-name: toy
-seed: 17
-rounds: 1
-model: model
-prompts: {train: train.txt, eval: eval.txt}
-round:
-  sample: {uses: ./sample.sh, with: {samples: 4}}
-  rank: {uses: ./rank.sh}
-  pieces: {uses: ./pieces.sh}
-";
-
-fn toy() -> Toy {
-    let toy = Toy::new(THREE);
-    make_executable(&toy.write("pieces.sh", include_str!("pieces.sh")));
-    toy
-}
+use crate::toy::Toy;
 
 /// Returns the views of a run that nothing disturbed, and what the runner does at each step.
 fn undisturbed(shim: &FaultShim) -> (BTreeMap<String, Vec<u8>>, Vec<String>) {
-    let toy = toy();
+    let toy = Toy::with_pieces();
     let steps = shim.steps(&mut toy.sims(&["run", "p.yaml"]), "sims");
     let views = toy.views("toy");
     assert_eq!(views.len(), 3);
@@ -66,7 +47,7 @@ fn a_runner_killed_at_any_step_loses_nothing() {
     assert!(steps.len() > 50, "{steps:?}");
     let killed = AtomicUsize::new(0);
     each_step(steps.len(), |step| {
-        let toy = toy();
+        let toy = Toy::with_pieces();
         let mut command = toy.sims(&["run", "p.yaml"]);
         shim.inject(&mut command, "sims", Fault::Kill, step);
         let output = command.output().unwrap();
@@ -86,7 +67,7 @@ fn a_disk_that_fills_up_at_any_step_is_named_and_loses_nothing() {
     let shim = FaultShim::build();
     let (expected, steps) = undisturbed(&shim);
     each_step(steps.len(), |step| {
-        let toy = toy();
+        let toy = Toy::with_pieces();
         let mut command = toy.sims(&["run", "p.yaml"]);
         shim.inject(&mut command, "sims", Fault::FullDisk, step);
         let output = command.output().unwrap();

@@ -23,6 +23,19 @@ round:
   check: {uses: ./check.sh, inputs: {base: base-test.numbers, steered: sample.numbers}}
 ";
 
+/// One round of three stages, the last of which works in chunks.
+const PIECES: &str = "\
+name: toy
+seed: 17
+rounds: 1
+model: model
+prompts: {train: train.txt, eval: eval.txt}
+round:
+  sample: {uses: ./sample.sh, with: {samples: 4}}
+  rank: {uses: ./rank.sh}
+  pieces: {uses: ./pieces.sh}
+";
+
 /// How many stages [`LOOP`] runs.
 pub(crate) const STAGES: u64 = 1 + 3 * 4;
 
@@ -105,6 +118,13 @@ impl Toy {
             &[("numbers", "numbers@1")],
             &[],
         );
+        toy
+    }
+
+    /// Makes a workspace whose pipeline `p.yaml` has a stage that works in chunks.
+    pub(crate) fn with_pieces() -> Self {
+        let toy = Self::new(PIECES);
+        make_executable(&toy.write("pieces.sh", include_str!("pieces.sh")));
         toy
     }
 
