@@ -151,7 +151,7 @@ mod tests {
             after: after.iter().map(|job| (*job).to_owned()).collect(),
             array,
             current: Path::new("/home/me/my work"),
-            stem: Path::new("/work/100%/round-1/sample.1"),
+            stem: Path::new("/data/100%/round-1/sample.1"),
             worker: &[
                 "/opt/sims".to_owned(),
                 "work".to_owned(),
@@ -168,11 +168,11 @@ mod tests {
         --job-name=quickstart/round-1/sample
         --comment=sims:ab:round-1/sample:1:c0ffee
         --chdir=/home/me/my work
-        --output=/work/100%%/round-1/sample.1.out
+        --output=/data/100%%/round-1/sample.1.out
         --open-mode=append
         --kill-on-invalid-dep=yes
         #!/bin/sh
-        exec /opt/sims work 'it'\''s.yaml' --stage round-1/sample --report /work/100%/round-1/sample.1.json
+        exec /opt/sims work 'it'\''s.yaml' --stage round-1/sample --report /data/100%/round-1/sample.1.json
         ");
     }
 
@@ -196,7 +196,7 @@ mod tests {
         --job-name=quickstart/round-1/sample
         --comment=sims:ab:round-1/sample:1:c0ffee
         --chdir=/home/me/my work
-        --output=/work/100%%/round-1/sample.1-%a.out
+        --output=/data/100%%/round-1/sample.1-%a.out
         --open-mode=append
         --kill-on-invalid-dep=yes
         --dependency=afterok:17:18
@@ -210,7 +210,7 @@ mod tests {
         --qos=normal
         --constraint=avx512&fast
         #!/bin/sh
-        exec /opt/sims work 'it'\''s.yaml' --stage round-1/sample --report /work/100%/round-1/sample.1-"$SLURM_ARRAY_TASK_ID".json --part "$SLURM_ARRAY_TASK_ID"/8
+        exec /opt/sims work 'it'\''s.yaml' --stage round-1/sample --report /data/100%/round-1/sample.1-"$SLURM_ARRAY_TASK_ID".json --part "$SLURM_ARRAY_TASK_ID"/8
         "#);
     }
 }
