@@ -47,8 +47,6 @@ pub(crate) struct ChunkOptions {
     pub(crate) folder: PathBuf,
     /// Units a chunk; 0 makes one of all.
     pub(crate) size: usize,
-    /// Chunks finished by this process, which numbers their files.
-    pub(crate) finished: usize,
 }
 
 /// What stands beside the rows of a chunk.
@@ -185,13 +183,10 @@ impl StageIo {
         let folder = self.chunk_options.folder.join("new");
         std::fs::create_dir_all(&folder)
             .with_context(|| format!("cannot create {}", folder.display()))?;
-        self.chunk_options.finished += 1;
-        // Several processes may work on parts in one folder.
-        let name = format!(
-            "{kind}-{}-{}",
-            std::process::id(),
-            self.chunk_options.finished
-        );
+        let units: Vec<Digest> = chunk.iter().map(|&index| units[index]).collect();
+        // Named by what is in it: whatever else works in the folder, now or later, takes no name for other units.
+        let bytes: Vec<u8> = units.iter().flat_map(|unit| *unit.as_bytes()).collect();
+        let name = format!("{kind}-{}", Digest::of_bytes(&bytes).short(32));
         let file = folder.join(format!("{name}.{}", extension(schema)));
         let started = Instant::now();
         let before = std::mem::take(&mut self.summary.counts);
@@ -209,7 +204,7 @@ impl StageIo {
         let note = ChunkNote {
             kind: kind.to_owned(),
             schema: schema.to_owned(),
-            units: chunk.iter().map(|&index| units[index]).collect(),
+            units,
             rows,
             counts,
             seconds: started.elapsed().as_secs_f64(),

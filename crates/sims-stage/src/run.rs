@@ -281,7 +281,6 @@ fn prepare<S: Stage>(matches: &ArgMatches) -> anyhow::Result<StageIo> {
         chunk_options: ChunkOptions {
             folder: chunks.unwrap_or_else(|| work.join("chunks")),
             size: chunk_size.unwrap_or(0),
-            finished: 0,
         },
         steps: ChunkSteps::default(),
         work,

@@ -8,6 +8,7 @@ use sims_pipeline::pipeline::workspace_of;
 use sims_pipeline::{ArgoOptions, Plan};
 
 use crate::exit::{Exit, UsageError};
+use crate::work::plan_arguments;
 use crate::workspace::{PipelineOptions, Workspace, only_plan};
 use crate::{print, say};
 
@@ -100,16 +101,6 @@ fn worker_arguments(
             add(name, folder.display().to_string());
         }
     }
-    add("rounds", plan.rounds.to_string());
-    match options.seed {
-        Some(seed) => add("seed", seed.to_string()),
-        None => add("only", format!("seed={}", plan.pipeline.seed)),
-    }
-    for (axis, choice) in &plan.pipeline.choices {
-        add("only", format!("{axis}={choice}"));
-    }
-    if options.device != "auto" {
-        add("device", options.device.clone());
-    }
+    worker.extend(plan_arguments(plan, options));
     Ok(worker)
 }

@@ -8,7 +8,7 @@ use sims_pipeline::{Plan, SlurmOptions};
 
 use crate::exit::UsageError;
 use crate::remote::SharingOptions;
-use crate::work::WorkerExecution;
+use crate::work::{WorkerExecution, plan_arguments};
 use crate::workspace::{PipelineOptions, Workspace};
 
 /// How long a worker waits for results that a shared file system shows late.
@@ -80,17 +80,6 @@ impl ExecutorOptions {
             absolute(workspace.store.root())?.display().to_string(),
         );
         add("runs", workspace.options.runs.display().to_string());
-        add("rounds", plan.rounds.to_string());
-        match options.seed {
-            Some(seed) => add("seed", seed.to_string()),
-            None => add("only", format!("seed={}", plan.pipeline.seed)),
-        }
-        for (axis, choice) in &plan.pipeline.choices {
-            add("only", format!("{axis}={choice}"));
-        }
-        if options.device != "auto" {
-            add("device", options.device.clone());
-        }
         if let Some(threads) = execution.threads {
             add("threads", threads.to_string());
         }
@@ -105,6 +94,7 @@ impl ExecutorOptions {
             add("remote", url.clone());
         }
         add("wait", WAIT.to_owned());
+        worker.extend(plan_arguments(plan, options));
         if sharing.remote_read_only {
             worker.push("--remote-read-only".to_owned());
         }

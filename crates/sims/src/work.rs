@@ -9,7 +9,7 @@ use serde_json::json;
 use sims_artifact::Digest;
 use sims_artifact::store::ActionKey;
 use sims_pipeline::pipeline::duration;
-use sims_pipeline::{Assignment, Interrupt, RemoteCache, Worked, run};
+use sims_pipeline::{Assignment, Interrupt, Plan, RemoteCache, Worked, run};
 
 use crate::exit::Exit;
 use crate::progress_bar::shown;
@@ -67,6 +67,24 @@ pub(crate) struct WorkerExecution {
     /// Stop a stage of which nothing was heard for so long, not even how far it is: 90s, 30m, 2h [default: never]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) hang_after: Option<Duration>,
+}
+
+/// Returns the arguments that make a worker plan what `plan` is.
+pub(crate) fn plan_arguments(plan: &Plan, options: &PipelineOptions) -> Vec<String> {
+    let mut arguments = Vec::new();
+    let mut add = |name: &str, value: String| arguments.extend([format!("--{name}"), value]);
+    add("rounds", plan.rounds.to_string());
+    match options.seed {
+        Some(seed) => add("seed", seed.to_string()),
+        None => add("only", format!("seed={}", plan.pipeline.seed)),
+    }
+    for (axis, choice) in &plan.pipeline.choices {
+        add("only", format!("{axis}={choice}"));
+    }
+    if options.device != "auto" {
+        add("device", options.device.clone());
+    }
+    arguments
 }
 
 /// Reads `2/8` as the part at 1 of 8.
